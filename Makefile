@@ -1,0 +1,90 @@
+# Mayfly on one machine. Every target installs what it needs by itself and does nothing twice:
+#   make demo    build, start, deploy the example, call it twice, stop
+#   make test    every test, Python and Rust
+#   make check   formatting, lint, types, layers, generated files, fast tests: under a minute
+#   make build   leaves mayfly and mayfly-monitor in .venv/bin
+#   make up      build, then serve from the user's data directory
+#   make lint / make fmt / make wheel / make clean
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+# The same flags as setuptools-rust passes, from the same directory: both share one build under monitor/target.
+CARGO_FLAGS     := --locked --manifest-path monitor/Cargo.toml --config monitor/.cargo/config.toml
+MONITOR_SOURCES := $(shell find monitor -name target -prune -o -type f -print 2>/dev/null)
+
+# What the demo needs of the system, and what the tests need besides.
+RUN_PACKAGES  := umoci
+TEST_PACKAGES := skopeo docker-registry busybox-static apache2-utils musl-tools
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint fmt build up wheel clean packages test-packages
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: build
+	$(BIN)/python scripts/demo.py
+
+# Both suites always run; pytest comes last so that its summary closes the output.
+test: build test-packages $(VENV)/.dev
+	@status=0; \
+	cargo test $(CARGO_FLAGS) --release || status=1; \
+	$(BIN)/python -m pytest || status=1; \
+	exit $$status
+
+check: lint
+	$(BIN)/python -m pytest -q -m "not slow and not system"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m faas_resources.crds --check
+	cargo fmt --check --manifest-path monitor/Cargo.toml
+	cargo clippy $(CARGO_FLAGS) --release --all-targets --quiet -- -D warnings
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	cargo fmt --manifest-path monitor/Cargo.toml
+
+build: packages $(VENV)/.runtime $(BIN)/mayfly-monitor
+
+up: build
+	$(BIN)/mayfly up
+
+wheel: $(VENV)/.runtime
+	$(BIN)/pip wheel --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info monitor/target .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+packages:
+	@scripts/system-packages $(RUN_PACKAGES)
+
+test-packages:
+	@scripts/system-packages $(TEST_PACKAGES)
+
+$(VENV)/bin/pip:
+	@scripts/system-packages python3-venv
+	$(PYTHON) -c 'import sys; sys.exit("Mayfly needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+# The editable install puts the console script in place, and the monitor too (setuptools-rust builds it).
+$(VENV)/.runtime: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# Renamed into place: a monitor that runs keeps its file.
+$(BIN)/mayfly-monitor: $(MONITOR_SOURCES) | $(VENV)/.runtime
+	cargo build $(CARGO_FLAGS) --release
+	@built=$$(ls -t monitor/target/release/mayfly-monitor monitor/target/*/release/mayfly-monitor 2>/dev/null | head -n 1); \
+	install -m 755 "$$built" $@.new && mv -f $@.new $@
