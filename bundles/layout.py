@@ -8,6 +8,7 @@ opened without following links.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -40,7 +41,8 @@ class BlobWriter:
     def write(self, chunk: Bytes) -> None:
         """Takes the next bytes; raises VerificationError as soon as there are more than announced."""
         self._verifier.update(chunk)
-        durable.write_all(self._descriptor, chunk)
+        with durable.storage_errors(f"writing blob {self._verifier.digest.short}"):
+            durable.write_all(self._descriptor, chunk)
 
     @property
     def written(self) -> int:
@@ -116,20 +118,23 @@ class Layout:
         Raises VerificationError, on the write or at the end of the block, when the bytes are not the promised ones.
         """
         verifier = Verifier(digest, size)
-        with durable.storage_errors(f"writing blob {digest.short}"):
-            temporary = durable.unique(self.path, _TEMPORARY)
+        doing = f"writing blob {digest.short}"
+        temporary = durable.unique(self.path, _TEMPORARY)
+        with durable.storage_errors(doing):
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
             try:
-                try:
-                    yield BlobWriter(descriptor, verifier)
-                    verifier.finish()
+                yield BlobWriter(descriptor, verifier)  # errors of the block are the caller's own: a lost connection is an OSError too
+                verifier.finish()
+                with durable.storage_errors(doing):
                     os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+            finally:
+                os.close(descriptor)
+            with durable.storage_errors(doing):
                 durable.move(temporary, self.blob_path(digest))
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def put(self, data: bytes) -> Digest:
         """Stores a small blob."""
@@ -158,20 +163,17 @@ class Layout:
         with durable.storage_errors(f"removing blob {digest.short}"):
             self.blob_path(digest).unlink(missing_ok=True)
 
-    def discard_damaged(self, descriptors: Iterable[Descriptor]) -> list[Digest]:
-        """Hashes blobs again, removes those that the disk has altered, and says which."""
+    def discard_damaged(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Hashes blobs again, removes those that were altered since they were written, and says which."""
         damaged = []
-        for descriptor in descriptors:
-            verifier = Verifier(descriptor.digest, descriptor.size)
-            try:
-                for piece in self.chunks(descriptor.digest):
-                    verifier.update(piece)
-                verifier.finish()
-            except BlobMissing:
-                continue
-            except VerificationError:
-                self.remove(descriptor.digest)
-                damaged.append(descriptor.digest)
+        for digest in digests:
+            if self.has(digest):
+                checksum = hashlib.sha256()
+                for piece in self.chunks(digest):
+                    checksum.update(piece)
+                if checksum.hexdigest() != digest.hex:
+                    self.remove(digest)
+                    damaged.append(digest)
         return damaged
 
     def remove_leftovers(self) -> int:

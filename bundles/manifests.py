@@ -123,6 +123,8 @@ class Index(_Model):
             and (entry.platform.os, entry.platform.architecture) == (platform.os, platform.architecture)
             and _NAMES.get(entry.media_type) == "manifest"
         ]
+        if not matching and len(self.manifests) == 1 and self.manifests[0].platform is None:
+            matching = list(self.manifests)  # some tools say the platform in the configuration only, where `check_image` looks
         if not matching:
             raise PlatformError(f"the image has nothing for {platform}; it has {_listed(self.manifests)}")
         return min(matching, key=lambda entry: entry.platform.variant if entry.platform else "")

@@ -28,7 +28,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +36,22 @@ from pydantic import ValidationError
 
 from bundles import durable
 from bundles.digests import Digest
-from bundles.errors import BundlesError, RevisionError, RevisionGone, StoreBusy
+from bundles.errors import (
+    BlobMissing,
+    BundlesError,
+    LayoutError,
+    LimitExceeded,
+    ManifestError,
+    RevisionError,
+    RevisionGone,
+    StoreBusy,
+    UnpackError,
+    VerificationError,
+)
 from bundles.layout import Layout
 from bundles.locking import Locked, locked
 from bundles.runtime_config import Deployment, FunctionSpec, function_spec, runtime_config
-from bundles.unpacking import Limits, read_image, unpack
+from bundles.unpacking import Limits, read_image, read_manifest, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +75,10 @@ class Bundle:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keeps the revision, and what it needs, from being collected. Raises RevisionGone when it already was."""
-        locks = self.path.parents[3] / "locks"
-        with durable.storage_errors(f"holding revision {self.spec.revision}"), locked(locks / self.spec.revision, shared=True):
+        lock = self.path.parents[3] / "locks" / self.spec.revision
+        with ExitStack() as stack:
+            with durable.storage_errors(f"holding revision {self.spec.revision}"):
+                stack.enter_context(locked(lock, shared=True))
             if not (self.path / "function.json").exists():
                 raise RevisionGone(
                     f"revision {self.spec.revision} of {self.spec.namespace}/{self.spec.name} is gone; look up the current one again"
@@ -142,18 +155,22 @@ class RevisionStore:
     @contextmanager
     def working(self) -> Iterator[int]:
         """Keeps `collect` away: a blob or an image that is here stays here until the block ends. Gives the lock's descriptor."""
-        with durable.storage_errors(f"locking the bundle store {self.root}"), locked(self._locks / "store", shared=True) as descriptor:
+        with ExitStack() as stack:
+            with durable.storage_errors(f"locking the bundle store {self.root}"):
+                descriptor = stack.enter_context(locked(self._locks / "store", shared=True))
             yield descriptor
 
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Makes this process the only one that changes the store, or raises StoreBusy: two downloaders on one volume would publish against
         each other."""
-        try:
-            with locked(self._locks / "owner", wait=False):
-                yield
-        except Locked as error:
-            raise StoreBusy(f"another process owns the bundle store {self.root}; stop it first, or use another data directory") from error
+        with ExitStack() as stack:
+            try:
+                with durable.storage_errors(f"locking the bundle store {self.root}"):
+                    stack.enter_context(locked(self._locks / "owner", wait=False))
+            except Locked as error:
+                raise StoreBusy(f"another process owns the bundle store {self.root}; stop it, or use another data directory") from error
+            yield
 
     def publish(self, deployment: Deployment, image: Digest, *, limits: Limits = Limits()) -> Bundle:  # noqa: B008
         """Makes the revision of `deployment` on the image in the layout whose manifest is `image`, and moves `current` to it.
@@ -163,8 +180,9 @@ class RevisionStore:
         function = self.revisions / deployment.namespace / deployment.name
         revision = revision_id(image, deployment)
         with self.working() as lock, durable.storage_errors(f"publishing {deployment.namespace}/{deployment.name}"):
-            _, config = read_image(self.layout, image)
-            rootfs = self._unpack_once(image, limits, lock)
+            with self._healing(image):
+                _, config = read_image(self.layout, image)
+                rootfs = self._unpack_once(image, limits, lock)
             files = {
                 "config.json": json.dumps(runtime_config(config, deployment, rootfs), indent=1),
                 "function.json": function_spec(deployment, image, revision, config).model_dump_json(indent=1),
@@ -187,8 +205,8 @@ class RevisionStore:
                 durable.sync_directory(link.parent)
 
     def collect(self, keep: Iterable[Digest] = ()) -> Collected:
-        """Removes revisions that are neither current nor held, then images and blobs that no remaining revision and no digest in `keep` needs,
-        and whatever interrupted work has left. Raises StoreBusy, and removes nothing, while somebody works."""
+        """Removes revisions that are neither current nor held, then images and blobs that no remaining revision and no digest in `keep`
+        needs, and whatever interrupted work has left. Raises StoreBusy, and removes nothing, while somebody works."""
         try:
             with durable.storage_errors("collecting"), locked(self._locks / "store", wait=False):
                 return self._collect(set(keep))
@@ -224,6 +242,21 @@ class RevisionStore:
                 unpack(self.layout, image, fresh, limits=limits, inherit=(lock,))
                 durable.move(fresh, rootfs.parent)
         return rootfs
+
+    @contextmanager
+    def _healing(self, image: Digest) -> Iterator[None]:
+        """Where an image turns out to be unusable because the disk altered a blob of it, removes that blob, so that it is fetched again."""
+        try:
+            yield
+        except (VerificationError, UnpackError) as error:
+            if isinstance(error, LimitExceeded):
+                raise
+            damaged = self.layout.discard_damaged([image])
+            with suppress(LayoutError, ManifestError):  # without the manifest, which is among the damaged, the others are not known
+                damaged += self.layout.discard_damaged(blob.digest for blob in read_manifest(self.layout, image).blobs)
+            if damaged:
+                raise BlobMissing(f"blob {damaged[0]} was altered on disk and has been removed; fetch it again") from error
+            raise
 
     def _write_bundle(self, path: Path, files: dict[str, str]) -> None:
         fresh = durable.unique(self._tmp, "bundle")
@@ -284,7 +317,7 @@ class RevisionStore:
         needed = set(keep)
         for image in keep:
             try:
-                manifest, _ = read_image(self.layout, image)
+                manifest = read_manifest(self.layout, image)
             except BundlesError as error:  # without its manifest an image cannot be unpacked again: its layers are of no use
                 logger.warning("the blobs of image %s are not kept: %s", image.short, error)
                 continue

@@ -4,7 +4,8 @@ umoci does the dangerous part, applying layers without leaving the target; every
 
 * It is given a private view: a layout with one image, described anew from the checked models, whose blobs are links into the real layout.
   It never reads JSON that a stranger wrote and never writes into the real layout.
-* It runs with an empty environment in a directory of its own, without input, in its own session, and dies with this process (`confined`).
+* It runs with an empty environment in a directory of its own, without input, in its own session; it dies with this process, and the kernel
+  lets it write below the target only (`confined`).
 * Limits hold while it runs, not only afterwards. Bytes: the kernel counts what the process writes (/proc/PID/io), and RLIMIT_FSIZE bounds
   each file. Files: the growing tree is counted, at intervals that keep counting under a tenth of the time. Time: it is killed.
 * Afterwards one pass over the tree makes it fit to keep (`_settle`): exact totals, no special files, no setuid, setgid or capabilities on
@@ -55,6 +56,7 @@ ZSTD_SINCE = (0, 6)  # the first umoci that reads zstd layers
 _POLL_SECONDS = 0.05  # how far a bomb gets between two looks at its bytes
 _COUNT_SECONDS = 0.25  # at least between two counts of the tree
 _COUNT_SHARE = 10  # and ten times as long as a count takes
+_MEMORY = 512 << 20  # bytes of data for umoci, which takes 25 MB for an ordinary image
 _LOG_TAIL = 4096
 
 
@@ -93,11 +95,17 @@ def find_umoci(path: str | None = None) -> Umoci:
     return Umoci(os.path.abspath(found), result.stdout.strip().rpartition(" ")[2])
 
 
-def read_image(layout: Layout, digest: Digest) -> tuple[Manifest, ImageConfig]:
-    """Manifest and configuration of an image for this platform that is in the layout, checked against each other."""
+def read_manifest(layout: Layout, digest: Digest) -> Manifest:
+    """The manifest of an image that is in the layout."""
     manifest = parse_manifest(layout.read(digest, MAX_MANIFEST))
     if not isinstance(manifest, Manifest):
         raise ManifestError(f"{digest} is an index; choose one of its manifests first")
+    return manifest
+
+
+def read_image(layout: Layout, digest: Digest) -> tuple[Manifest, ImageConfig]:
+    """Manifest and configuration of an image for this platform that is in the layout, checked against each other."""
+    manifest = read_manifest(layout, digest)
     config = parse_config(layout.read(manifest.config.digest, MAX_CONFIG))
     check_image(manifest, config)
     return manifest, config
@@ -130,12 +138,6 @@ def unpack(
             durable.remove_tree(work)
             _settle(rootfs, limits)
             durable.sync_filesystem(target)
-        except UnpackError as error:
-            durable.remove_tree(target)
-            damaged = layout.discard_damaged(manifest.blobs)
-            if damaged and not isinstance(error, LimitExceeded):
-                raise BlobMissing(f"blob {damaged[0]} was altered on disk and has been removed from the layout; fetch it again") from error
-            raise
         except BaseException:
             durable.remove_tree(target)
             raise
@@ -164,7 +166,7 @@ def _make_view(layout: Layout, manifest: Manifest, config: ImageConfig, work: Pa
 def _run(umoci: Umoci, work: Path, rootfs: Path, limits: Limits, inherit: Sequence[int]) -> None:
     """Runs umoci under watch; returns when it ended well."""
     rootless = [] if os.geteuid() == 0 else ["--rootless"]
-    command = [sys.executable, "-I", "-S", confined.__file__, str(os.getpid()), str(limits.bytes)]
+    command = [sys.executable, "-I", "-S", confined.__file__, str(os.getpid()), str(limits.bytes), str(_MEMORY), str(rootfs.parent)]
     command += [umoci.path, "raw", "unpack", *rootless, "--image", "view:image", str(rootfs.absolute())]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(work), "TMPDIR": str(work), "LC_ALL": "C"}
     log = work / "log"
