@@ -1,0 +1,31 @@
+"""Options that several commands share, each said once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mayfly.doctor import MONITOR_VARIABLE
+from mayfly.locating import DATA_VARIABLE, SERVER_VARIABLE
+from mayfly.rendering import Format
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", envvar=DATA_VARIABLE, metavar="DIR", help="The node's data directory.", show_default="the user's data directory"
+    ),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server", envvar=SERVER_VARIABLE, metavar="URL", help="Where the server answers.", show_default="the one that serves --data"
+    ),
+]
+Monitor = Annotated[
+    Path | None,
+    typer.Option(
+        "--monitor", envvar=MONITOR_VARIABLE, metavar="FILE", help="The monitor.", show_default="mayfly-monitor beside this program"
+    ),
+]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", metavar="NAMESPACE", help="The namespace.")]
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]

@@ -1,0 +1,230 @@
+"""apply, get, describe, delete: the resources of this node, in the words of kubectl.
+
+They go through the store and need no server: what is applied while nothing runs is in force when `mayfly up` starts.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from faas_resources import Image, NotFound
+from faas_resources.store.directory import DirectoryStore
+from mayfly import rendering
+from mayfly.commands.options import Data, Namespace, Output
+from mayfly.locating import data_directory
+from mayfly.manifest_files import read_images
+from mayfly.rendering import Format
+from mayfly.waiting import parse_duration, progress, ready_condition, wait_until_ready
+
+_TYPE = "image.build.kontain.app"
+
+get = typer.Typer(no_args_is_help=True, help="List resources, or print some.")
+describe = typer.Typer(no_args_is_help=True, help="Show all that is known of a resource.")
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.", show_default=False)]
+
+
+def apply(
+    filename: Annotated[list[str], typer.Option("--filename", "-f", metavar="FILE|DIR|-", help="Manifests; may be given more than once.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the functions can be called.")] = False,
+    timeout: Annotated[str, typer.Option("--timeout", help="How long to wait, as 30s or 2m.")] = "5m",
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="For manifests that name none.", show_default="default")
+    ] = None,
+    output: Output = Format.TABLE,
+    data: Data = None,
+) -> None:
+    """Create or change resources.
+
+    `spec.image` may name an image layout relative to its manifest, as `oci:image.oci`.
+    """
+    seconds = parse_duration(timeout)
+    images = read_images(filename, namespace)
+    store = DirectoryStore(data_directory(data))
+
+    async def run() -> list[Image]:
+        applied = []
+        for image in images:
+            result, change = await store.apply(image)
+            applied.append(result)
+            if output in {Format.TABLE, Format.WIDE}:
+                rendering.print_line(f"{_TYPE}/{result.name} {change}")
+        return await wait_until_ready(store, applied, seconds) if wait else applied
+
+    _print_machine_readable(asyncio.run(run()), output, single=len(images) == 1)
+
+
+@get.command("images")
+@get.command("image", hidden=True)
+def get_images(
+    names: Names = None,
+    namespace: Namespace = "default",
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
+    output: Output = Format.TABLE,
+    data: Data = None,
+) -> None:
+    """List the images, or print those named."""
+    if names and all_namespaces:
+        raise typer.BadParameter("a name belongs to one namespace: leave out either the names or --all-namespaces")
+    store = DirectoryStore(data_directory(data))
+    images, problems = asyncio.run(_listed(store, names or [], None if all_namespaces else namespace))
+    for place, problem in problems.items():
+        rendering.print_note(f"warning: {'/'.join(place)}: the manifest is not in force as it stands: {problem}")
+    if _print_machine_readable(images, output, single=len(names or []) == 1):
+        return
+    if not images:
+        rendering.print_note("No images found." if all_namespaces else f"No images found in namespace {namespace}.")
+        return
+    columns = ["NAME", "READY", "CONTRACT", "REVISION", "AGE", "MESSAGE"] + (["IMAGE", "DIGEST"] if output is Format.WIDE else [])
+    rendering.print_table(
+        ["NAMESPACE", *columns] if all_namespaces else columns,
+        ([*([image.namespace] if all_namespaces else []), *_row(image, wide=output is Format.WIDE)] for image in images),
+    )
+
+
+async def _listed(store: DirectoryStore, names: list[str], namespace: str | None) -> tuple[list[Image], dict[tuple[str, str], str]]:
+    problems = {place: text for place, text in (await store.problems(Image)).items() if namespace in (None, place[0])}
+    if not names:
+        return list(await store.list(Image, namespace)), problems
+    wanted = [name.removeprefix("image/").removeprefix("images/") for name in names]
+    images = [await store.get(Image, namespace or "default", name) for name in wanted]
+    return images, {place: text for place, text in problems.items() if place[1] in wanted}
+
+
+def _row(image: Image, *, wide: bool) -> list[str]:
+    status = image.status
+    ready = ready_condition(image)
+    truth = ready.status.value if ready is not None else "Unknown"
+    message = "" if truth == "True" else progress(image)
+    cells = [image.name, truth, image.spec.contract, status.revision or "", rendering.age(image.metadata.creation_timestamp), message]
+    return cells + ([image.spec.image, status.digest or ""] if wide else [])
+
+
+@describe.command("image")
+@describe.command("images", hidden=True)
+def describe_image(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...")],
+    namespace: Namespace = "default",
+    data: Data = None,
+) -> None:
+    """Show an image's specification, status and conditions."""
+    store = DirectoryStore(data_directory(data))
+    images, problems = asyncio.run(_listed(store, names, namespace))
+    for index, image in enumerate(images):
+        if index:
+            rendering.print_line()
+        _describe(image, problems.get((image.namespace, image.name)))
+
+
+def _describe(image: Image, problem: str | None) -> None:
+    metadata, spec, status = image.metadata, image.spec, image.status
+    rendering.print_fields(
+        [
+            ("Name", image.name),
+            ("Namespace", image.namespace),
+            ("Labels", "\n".join(f"{key}={value}" for key, value in metadata.labels.items()) or "<none>"),
+            ("Annotations", "\n".join(f"{key}: {value}" for key, value in metadata.annotations.items()) or "<none>"),
+            ("Created", metadata.creation_timestamp.isoformat() if metadata.creation_timestamp else "<unknown>"),
+            ("Generation", str(image.generation)),
+            *([("Problem", f"the manifest is not in force as it stands: {problem}")] if problem else []),
+        ]
+    )
+    rendering.print_line("Spec:")
+    rendering.print_fields(
+        [
+            ("Image", spec.image),
+            ("Contract", spec.contract),
+            ("Port", str(spec.port)),
+            ("Command", "<the image's>" if spec.command is None else " ".join(spec.command)),
+            ("Args", "<the image's>" if spec.args is None else " ".join(spec.args)),
+            ("Environment", "\n".join(f"{variable.name}={variable.value}" for variable in spec.env) or "<none>"),
+            ("Timeout", spec.timeout),
+            ("Memory", spec.memory),
+            ("Concurrency", str(spec.concurrency)),
+            ("Pool", str(spec.pool)),
+        ],
+        indent=2,
+    )
+    rendering.print_line("Status:")
+    rendering.print_fields(
+        [
+            ("Observed generation", str(status.observed_generation or "<none>")),
+            ("Digest", status.digest or "<none>"),
+            ("Revision", status.revision or "<none>"),
+            ("Message", status.message or "<none>"),
+        ],
+        indent=2,
+    )
+    rendering.print_line("Conditions:")
+    now = datetime.now(UTC)
+    rows = [
+        (f"  {item.type}", item.status.value, item.reason, rendering.age(item.last_transition_time, now), item.message)
+        for item in status.conditions
+    ]
+    rendering.print_table(("  TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"), rows)
+
+
+def delete(
+    kind_and_names: Annotated[list[str] | None, typer.Argument(metavar="[image NAME...]", show_default=False)] = None,
+    filename: Annotated[
+        list[str] | None, typer.Option("--filename", "-f", metavar="FILE|DIR|-", help="Delete what these manifests name.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace.", show_default="default")] = None,
+    ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Succeed where there is nothing to delete.")] = False,
+    data: Data = None,
+) -> None:
+    """Delete resources, by name or by manifest: `delete image NAME`, `delete -f FILE`.
+
+    Calls that run come to their end; then the function goes.
+    """
+    targets = _targets(kind_and_names or [], filename or [], namespace)
+    store = DirectoryStore(data_directory(data))
+
+    async def run() -> None:
+        for place, name in targets:
+            try:
+                await store.delete(Image, place, name)
+            except NotFound:
+                if not ignore_not_found:
+                    raise
+            else:
+                rendering.print_line(f'{_TYPE} "{name}" deleted')
+
+    asyncio.run(run())
+
+
+def _targets(words: list[str], filenames: list[str], namespace: str | None) -> list[tuple[str, str]]:
+    if bool(words) == bool(filenames):
+        raise typer.BadParameter("name what to delete, either as `image NAME` or with --filename")
+    if filenames:
+        return [(image.namespace, image.name) for image in read_images(filenames, namespace)]
+    first, *rest = words
+    if "/" in first:
+        kind, _, name = first.partition("/")
+        names = [name, *(word.partition("/")[2] or word for word in rest)]
+    else:
+        kind, names = first, rest
+    if kind not in {"image", "images", _TYPE, "images.build.kontain.app"}:
+        raise typer.BadParameter(f"{kind}: no such kind; the kinds are: image")
+    if not names:
+        raise typer.BadParameter("name the images to delete")
+    return [(namespace or "default", name) for name in names]
+
+
+def _print_machine_readable(images: list[Image], output: Format, *, single: bool) -> bool:
+    """Print in the formats that programs read; False for those of people."""
+    documents: list[dict[str, Any]] = [image.model_dump(mode="json", by_alias=True, exclude_none=True) for image in images]
+    whole: Any = documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}
+    match output:
+        case Format.JSON:
+            rendering.print_json(whole)
+        case Format.YAML:
+            rendering.print_yaml(whole)
+        case Format.NAME:
+            for image in images:
+                rendering.print_line(f"{_TYPE}/{image.name}")
+        case _:
+            return False
+    return True
