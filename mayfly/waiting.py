@@ -12,8 +12,8 @@ from faas_resources.store.port import EventType
 from mayfly import rendering
 from mayfly.errors import MayflyError, NotFound, NotReady
 
-# Reasons of `Ready: False` that pass by themselves; any other says that the function will not get ready as it is.
-_PASSING = frozenset({"Booting", "Restarting", "Draining"})
+# Reasons of `Ready` under which the function is still on its way; with any other, False says that it will not get ready as it is.
+_ON_THE_WAY = frozenset({"Booting", "Restarting", "Updating"})
 
 
 def parse_duration(text: str) -> float:
@@ -67,9 +67,10 @@ async def wait_until_ready(store: DirectoryStore, images: Sequence[Image], secon
 
 def _is_ready(image: Image, place: tuple[str, str]) -> bool:
     ready = ready_condition(image)
-    if ready is None or ready.status is Truth.UNKNOWN:
+    # "Updating" is True because the revision before still answers: it is the new one that is waited for.
+    if ready is None or ready.status is Truth.UNKNOWN or ready.reason in _ON_THE_WAY:
         return False
-    if ready.status is Truth.FALSE and ready.reason not in _PASSING:
+    if ready.status is Truth.FALSE:
         reason = ready.message or ready.reason
         raise MayflyError(f"{'/'.join(place)} does not get ready: {reason}", hint=f"`mayfly logs {place[1]}` may say more.")
-    return ready.status is Truth.TRUE
+    return True

@@ -6,9 +6,11 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -18,6 +20,8 @@ from mayfly.commands.options import Data, Namespace, Server
 from mayfly.errors import CallFailed, MayflyError, NotFound
 from mayfly.locating import data_directory, server_url
 from mayfly.waiting import parse_duration
+
+_MARGIN_SECONDS = 5.0
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The function.")]
 
@@ -54,9 +58,12 @@ def call(
     The exit status is 0 for a status below 400, else 7; 4 where there is no such function.
     """
     seconds = parse_duration(timeout) if timeout is not None else None
-    client = Client(server_url(server, data_directory(data)), timeout=seconds)
+    # The server gives up in time and says so; this side only makes sure of it.
+    client = Client(server_url(server, data_directory(data)), timeout=seconds + _MARGIN_SECONDS if seconds else None)
     with _body(body) as (content, media_type):
         headers = {"Accept": "*/*", "User-Agent": "mayfly"} | ({"Content-Type": media_type} if media_type else {}) | _headers(header or [])
+        if seconds is not None:
+            headers["X-Mayfly-Timeout"] = f"{seconds:g}"
         request = Call(namespace, name, (method or ("POST" if content is not None else "GET")).upper(), path, headers, content)
         with client.call(request) as answer:
             if output is Style.JSON:
@@ -151,7 +158,9 @@ def _judge(answer: Answer, namespace: str, name: str) -> None:
         if answer.status == 404:
             raise NotFound(f"{namespace}/{name}: no such function", hint="`mayfly get images -A` lists what there is, ready or not.")
         raise CallFailed(f"{message}: {detail}", hint=f"`mayfly logs {name} -n {namespace}` may say more.")
-    identity = answer.header("X-Call-Id")
+    identity, failure = answer.header("X-Call-Id"), answer.header("X-Mayfly-Failure")
+    if failure is not None:
+        message += f": {failure}"
     raise CallFailed(message, hint=f"`mayfly receipt {identity}` says how it ended." if identity else None)
 
 
@@ -167,8 +176,10 @@ def logs(
 ) -> None:
     """Print the last lines that a function wrote, of all its instances."""
     client = Client(server_url(server, data_directory(data)))
-    query = {"tail": str(tail), "follow": "true" if follow else "false"}
-    for line in client.stream_json(f"/functions/{namespace}/{name}/logs", query):
+    function = f"/functions/{quote(namespace, safe='')}/{quote(name, safe='')}"
+    if not follow:
+        _check_known(client, function, f"{namespace}/{name}")
+    for line in client.stream_json(f"{function}/logs", {"tail": str(tail), "follow": "1" if follow else "0"}):
         if output is Style.JSON:
             sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
         else:
@@ -176,8 +187,23 @@ def logs(
         sys.stdout.flush()
 
 
+def _check_known(client: Client, function: str, name: str) -> None:
+    """A name without lines is either a quiet function or a slip of the pen: only the second is an error."""
+    if next(client.stream_json(f"{function}/logs", {"tail": "1"}), None) is None:
+        try:
+            client.get_json(function)
+        except NotFound as error:
+            raise NotFound(f"{name}: no such function, and no lines of one", hint="`mayfly get images -A` lists what there is.") from error
+
+
 def _log_line(line: dict[str, Any], *, prefix: bool) -> str:
-    return str(line)
+    if "lost" in line:
+        return f"… {line['lost']} lines are lost: they came faster than they could be sent"
+    text = f"{line['line']}{' …' if line.get('truncated') else ''}"
+    if not prefix:
+        return text
+    moment = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
+    return f"{moment} {line.get('instance') or '-'} {line['stream']}: {text}"
 
 
 def receipt(
@@ -187,7 +213,7 @@ def receipt(
     data: Data = None,
 ) -> None:
     """Show what a call cost and how it ended."""
-    document = Client(server_url(server, data_directory(data))).get_json(f"/receipts/{identity}")
+    document = Client(server_url(server, data_directory(data))).get_json(f"/receipts/{quote(identity, safe='')}")
     if output is Style.JSON:
         rendering.print_json(document)
     else:
@@ -195,4 +221,23 @@ def receipt(
 
 
 def _receipt_fields(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield from ((key, str(value)) for key, value in document.items())
+    """The receipt line by line, times and sizes in units for people; what a newer server adds is shown as it is."""
+    for key, value in document.items():
+        if key != "monitor" and value is not None:
+            yield _field(key, value)
+    monitor = document.get("monitor")
+    if monitor is None:
+        yield "Instance's end", "not reported"
+        return
+    for key, value in monitor.items():
+        if value is not None and value != "":
+            yield _field(key, value)
+
+
+def _field(key: str, value: Any) -> tuple[str, str]:
+    if key == "time":
+        return "Time", datetime.fromtimestamp(value, UTC).isoformat(timespec="milliseconds")
+    name = key.removesuffix("_us").replace("_", " ").capitalize()
+    if key.endswith("_us"):
+        return name, f"{value / 1000:.3f} ms"
+    return name, str(value)

@@ -65,7 +65,8 @@ def build(plan: Plan, progress: Callable[[str], None] = lambda _step: None) -> B
             progress(f"packing {python.binary.name}")
             warnings += interpreter.add_interpreter(system, python, scratch / "interpreter")
         else:
-            interpreter.add_programs(system, [files.root / program.entrypoint[0].removeprefix(f"{source.APP}/")])
+            main = files.root / program.entrypoint[0].removeprefix(f"{source.APP}/")
+            interpreter.add_programs(system, [main.resolve()], packed=files.root.resolve())
         progress("packing the program")
         app = _app_layer(files, system)
         if python is not None:

@@ -66,9 +66,9 @@ def _read(path: Path, data: bytes) -> Elf:
     dynamic: list[tuple[int, int]] = []
     for type_, _flags, offset, _address, _physical, size in segments:
         if type_ == _PT_INTERP:
-            interpreter = data[offset : offset + size].rstrip(b"\0").decode()
+            interpreter = _part(data, offset, size).rstrip(b"\0").decode()
         elif type_ == _PT_DYNAMIC:
-            dynamic = list(_entries(data[offset : offset + size]))
+            dynamic = list(_entries(_part(data, offset, size)))
     values = dict(dynamic)
     needed: list[str] = []
     search: list[Path] = []
@@ -79,6 +79,12 @@ def _read(path: Path, data: bytes) -> Elf:
         if paths is not None:
             search = [_expand(part, path) for part in _string(data, strings + paths).split(":") if part]
     return Elf(path, interpreter, tuple(needed), tuple(search))
+
+
+def _part(data: bytes, offset: int, size: int) -> bytes:
+    if offset + size > len(data):
+        raise ValueError("a segment lies outside the file")
+    return data[offset : offset + size]
 
 
 def _entries(section: bytes) -> Iterator[tuple[int, int]]:

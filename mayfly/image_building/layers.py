@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-# Most of the gain for half of the time: the higher levels save 2 % of an interpreter's layer.
-_COMPRESSION_LEVEL = 6
+# Of an interpreter's layer: 26.8 MB in 1.1 s. Level 6 takes 2.7 s for 2.5 % less.
+_COMPRESSION_LEVEL = 4
 
 
 @dataclass(frozen=True)
