@@ -1,0 +1,118 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lexopt::prelude::{Long, Value, ValueExt};
+
+use crate::run;
+
+const USAGE: &str = "\
+mayfly-monitor runs programs in KVM virtual machines without a guest kernel.
+
+Usage:
+  mayfly-monitor run [--rootfs DIR] [--memory BYTES] [--trace] [--] PROGRAM [ARGS…]
+  mayfly-monitor syscalls [--json]
+  mayfly-monitor --version | --help
+
+run        runs a program of this machine (or of DIR) once, like a shell would: standard streams, working directory,
+           environment and exit status are the program's. 125: the monitor failed, 126: not executable, 127: not found
+syscalls   prints the table of system calls
+
+Options:
+  --device PATH   the KVM device [/dev/kvm]
+";
+
+/// Exit status for wrong usage.
+const WRONG_USAGE: u8 = 2;
+/// Memory of `run` unless it is given, bytes.
+const RUN_MEMORY: u64 = 8 << 30;
+
+enum Problem {
+    Usage(lexopt::Error),
+    Run(run::RunError),
+}
+
+impl From<lexopt::Error> for Problem {
+    fn from(error: lexopt::Error) -> Self {
+        Self::Usage(error)
+    }
+}
+
+/// Parses the arguments and does what they say.
+pub fn main() -> ExitCode {
+    match dispatch() {
+        Ok(code) => code,
+        Err(Problem::Usage(error)) => {
+            eprintln!("mayfly-monitor: {error}\n\n{USAGE}");
+            ExitCode::from(WRONG_USAGE)
+        }
+        Err(Problem::Run(error)) => {
+            eprintln!("mayfly-monitor: {error}");
+            ExitCode::from(u8::try_from(error.exit_status()).unwrap_or(125))
+        }
+    }
+}
+
+fn dispatch() -> Result<ExitCode, Problem> {
+    let mut parser = lexopt::Parser::from_env();
+    match parser.next()? {
+        Some(Value(command)) if command == "run" => run(parser),
+        Some(Value(command)) if command == "syscalls" => syscalls(parser),
+        Some(Long("version")) => {
+            println!("mayfly-monitor {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Long("help")) => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(other) => Err(other.unexpected().into()),
+        None => Err(lexopt::Error::from("a command is missing".to_owned()).into()),
+    }
+}
+
+fn run(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
+    let mut options = run::Options {
+        program: OsString::new(),
+        args: Vec::new(),
+        rootfs: None,
+        device: "/dev/kvm".to_owned(),
+        memory: RUN_MEMORY,
+        trace: false,
+    };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("rootfs") => options.rootfs = Some(PathBuf::from(parser.value()?)),
+            Long("memory") => options.memory = parser.value()?.parse()?,
+            Long("device") => options.device = parser.value()?.string()?,
+            Long("trace") => options.trace = true,
+            Value(program) => {
+                options.program = program;
+                options.args = parser.raw_args()?.collect();
+                break;
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if options.program.is_empty() {
+        return Err(lexopt::Error::from("run: a program is missing".to_owned()).into());
+    }
+    match run::run(&options) {
+        Err(error) => Err(Problem::Run(error)),
+        Ok(never) => match never {},
+    }
+}
+
+fn syscalls(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
+    let mut json = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("json") => json = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    crate::syscalls::print_table(json);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,175 @@
+//! What a guest process needs around it: the host process made ready, the way to its program, what /proc says of it.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::errno::{Errno, from_libc};
+use crate::fs::descriptors::MONITOR_FD_FLOOR;
+use crate::fs::{At, Files, GuestInfo, Namespace, OpenRequest, Region};
+use crate::memory::space::Backing;
+use crate::process::Process;
+use crate::signals::host;
+use crate::vm::layout::STACK_TOP;
+
+/// The monitor's own descriptors above the floor: VM, vCPUs, roots, pipes.
+const OWN_DESCRIPTORS: u64 = 2048;
+
+/// Makes the host process fit for a guest: room for descriptors, signals as a fresh program finds them.
+pub fn prepare_process() {
+    let floor = u64::from(MONITOR_FD_FLOOR.unsigned_abs());
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: locals of the documented type.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            crate::fs::descriptors::set_limit(limit.rlim_cur);
+            limit.rlim_cur = limit.rlim_max.min(floor + OWN_DESCRIPTORS);
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+        // Rust ignores SIGPIPE at the start; the guest decides for itself.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        if let Ok(index) = usize::try_from(signal) {
+            // Only fails for numbers that are no signals.
+            let _ = host::install(index, 0);
+        }
+    }
+}
+
+/// Opens a program for the loader: it must be a regular file that may be executed.
+pub fn open_program(files: Files<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
+    let fd = files.open(At::cwd(path), OpenRequest::lenient(libc::O_RDONLY | libc::O_CLOEXEC, 0)?)?.make_private()?;
+    // SAFETY: all-zero is a valid stat.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: a local of the documented type.
+    from_libc(unsafe { libc::fstat(fd.as_raw_fd(), &raw mut stat) })?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_mode & 0o111 == 0 {
+        return Err(Errno::ACCES);
+    }
+    Ok(fd)
+}
+
+/// The facts about a program before its process exists: enough for the loader's path look-ups.
+pub struct Nobody;
+
+impl GuestInfo for Nobody {
+    fn regions(&self) -> Vec<Region> {
+        Vec::new()
+    }
+    fn executable(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn arguments(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn environment(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn auxiliary_vector(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn threads(&self) -> Vec<i32> {
+        Vec::new()
+    }
+    fn thread_name(&self, _: i32) -> Option<Vec<u8>> {
+        None
+    }
+    fn memory_limit(&self) -> u64 {
+        0
+    }
+    fn memory_used(&self) -> u64 {
+        0
+    }
+    fn processors(&self) -> u32 {
+        1
+    }
+    fn hostname(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// Strings one after the other, each with its NUL.
+fn joined(strings: &[CString]) -> Vec<u8> {
+    strings.iter().flat_map(|string| string.to_bytes_with_nul().iter().copied()).collect()
+}
+
+impl GuestInfo for Process {
+    fn regions(&self) -> Vec<Region> {
+        let space = self.lock_space();
+        space
+            .mappings()
+            .map(|(start, mapping)| Region {
+                start,
+                end: mapping.end,
+                read: mapping.protection.read,
+                write: mapping.protection.write,
+                execute: mapping.protection.execute,
+                shared: mapping.shared,
+                name: match mapping.backing {
+                    _ if mapping.end == STACK_TOP && mapping.stack => b"[stack]".to_vec(),
+                    Backing::File => space.file_name(start),
+                    _ if space.is_heap(start) => b"[heap]".to_vec(),
+                    _ => Vec::new(),
+                },
+                ..Region::default()
+            })
+            .collect()
+    }
+
+    fn executable(&self) -> Vec<u8> {
+        self.identity.exe.to_bytes().to_vec()
+    }
+
+    fn arguments(&self) -> Vec<u8> {
+        joined(&self.identity.args)
+    }
+
+    fn environment(&self) -> Vec<u8> {
+        joined(&self.identity.env)
+    }
+
+    fn auxiliary_vector(&self) -> Vec<u8> {
+        self.identity.auxiliary.clone()
+    }
+
+    fn threads(&self) -> Vec<i32> {
+        self.lock_threads().iter().map(|thread| thread.tid).collect()
+    }
+
+    fn thread_name(&self, thread: i32) -> Option<Vec<u8>> {
+        let host = self.lock_threads().iter().find(|known| known.tid == thread)?.host_tid;
+        let mut name = std::fs::read(format!("/proc/self/task/{host}/comm")).ok()?;
+        name.pop();
+        Some(name)
+    }
+
+    fn memory_limit(&self) -> u64 {
+        self.memory_limit
+    }
+
+    fn memory_used(&self) -> u64 {
+        self.lock_space().committed()
+    }
+
+    fn processors(&self) -> u32 {
+        std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1))
+    }
+
+    fn hostname(&self) -> Vec<u8> {
+        if self.contained { b"mayfly".to_vec() } else { host_name() }
+    }
+}
+
+fn host_name() -> Vec<u8> {
+    let mut name = [0u8; 65];
+    // SAFETY: a local buffer with its length.
+    if unsafe { libc::gethostname(name.as_mut_ptr().cast(), 64) } != 0 {
+        return Vec::new();
+    }
+    name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+}
+
+/// The namespace as seen before the process exists.
+pub fn early(files: &Namespace) -> Files<'_> {
+    Files::new(files, &Nobody)
+}

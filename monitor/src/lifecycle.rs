@@ -1,0 +1,105 @@
+//! Rest, and the ways a guest process ends.
+//!
+//! Rest is one state of all threads: each has its registers in `Process::threads` and touches nothing. It is what a snapshot
+//! is taken from, and what a parked instance is in. The first thread to come leads: it stops the others, does what the
+//! process was made for (`Plan`), and then lets all go on.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::ledger::Cause;
+use crate::process::Process;
+use crate::signals::host::{self, STOP_SIGNAL, STOPPING};
+use crate::task::{Task, TaskState};
+
+/// What the leader does while all threads rest. It may end the process; if it returns, all threads go on.
+pub type Plan = Box<dyn FnOnce(&Process, Vec<TaskState>) + Send>;
+/// What happens when the guest exits by itself: given its exit status, before the process ends.
+pub type Exit = Box<dyn FnOnce(&Process, i32) + Send>;
+
+/// Keeps `state` and waits, or leads.
+pub fn rest(task: &Task, state: TaskState) {
+    let process = &task.process;
+    let mut list = process.lock_threads();
+    if let Some(own) = list.iter_mut().find(|thread| thread.tid == task.tid) {
+        own.rested = Some(state);
+    }
+    process.threads.changed.notify_all();
+    let leads = process.resting.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    if !leads {
+        while process.resting.load(Ordering::Acquire) {
+            list = process.threads.changed.wait(list).unwrap_or_else(PoisonError::into_inner);
+        }
+        return;
+    }
+    STOPPING.store(true, Ordering::Release);
+    // SAFETY: getpid has no preconditions.
+    let pid = unsafe { libc::getpid() };
+    while list.iter().any(|thread| thread.rested.is_none()) {
+        for thread in list.iter().filter(|thread| thread.rested.is_none()) {
+            // SAFETY: sends a signal to a thread of this process; ESRCH for one that just ended is fine.
+            unsafe { libc::syscall(libc::SYS_tgkill, pid, thread.host_tid, STOP_SIGNAL) };
+        }
+        // A signal may come just before a thread blocks: tell it again until it rests.
+        (list, _) = process
+            .threads
+            .changed
+            .wait_timeout(list, Duration::from_millis(1))
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+    STOPPING.store(false, Ordering::Release);
+    let states: Vec<TaskState> = list.iter().filter_map(|thread| thread.rested.clone()).collect();
+    drop(list);
+    let plan = process.plan.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(plan) = plan {
+        plan(process, states);
+    }
+    let mut list = process.lock_threads();
+    for thread in list.iter_mut() {
+        thread.rested = None;
+    }
+    process.ready.pass();
+    process.resting.store(false, Ordering::Release);
+    process.threads.changed.notify_all();
+}
+
+/// The guest closed the call's connection: the response is complete.
+pub fn connection_closed(process: &Process, fd: i32) -> ! {
+    // The parent holds the connection too: only this tells the caller that the response ended.
+    // SAFETY: a descriptor number; the call fails harmlessly if it is none.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+    process.ledger.end(Cause::Closed, 0, "");
+    end_process(0)
+}
+
+/// The guest called exit_group(2).
+pub fn exit(process: &Process, status: i32) -> ! {
+    let status = status & 0xff;
+    process.ledger.end(Cause::Exited, status.unsigned_abs(), "");
+    let exit = process.exit.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(exit) = exit {
+        exit(process, status);
+    }
+    end_process(status)
+}
+
+/// Ends this process at once, without destructors: the kernel takes everything back.
+pub fn end_process(status: i32) -> ! {
+    // SAFETY: does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Ends this process by a signal, so that whoever waits for it sees what happened.
+pub fn die_by(signal: i32) -> ! {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let action = libc::SIG_DFL;
+    // SAFETY: plain calls with local arguments; the process ends by the signal, or by the exit below.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+        libc::signal(signal, action);
+        host::set_mask(0);
+        libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal);
+        libc::_exit(128 + signal)
+    }
+}

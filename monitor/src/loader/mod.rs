@@ -1,0 +1,124 @@
+//! From a path to a program ready to run: its file, its interpreter, its segments, its first stack.
+
+pub mod elf;
+pub mod stack;
+
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+
+use crate::errno::Errno;
+use crate::memory::space::Space;
+use crate::vm::layout::{MMAP_TOP, PAGE, PROGRAM_BASE, page_up};
+
+/// Deepest chain of `#!` interpreters (as the kernel's).
+const SCRIPT_DEPTH: usize = 4;
+/// Longest `#!` line (BINPRM_BUF_SIZE).
+const SCRIPT_LINE: usize = 255;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("{path}: {source}")]
+    Open { path: String, source: Errno },
+    #[error("{path}: not a program that Linux on x86-64 can run: {why}")]
+    Format { path: String, why: &'static str },
+    #[error("{path}: a program for another processor ({machine}), not x86-64")]
+    Machine { path: String, machine: String },
+    #[error("{path}: cannot be mapped: {source}")]
+    Map { path: String, source: Errno },
+    #[error("the arguments and the environment do not fit the stack")]
+    Arguments,
+}
+
+impl LoadError {
+    /// The status a shell gives: 127 not found, 126 not runnable.
+    pub fn exit_status(&self) -> i32 {
+        match self {
+            Self::Open { source: Errno::NOENT | Errno::NOTDIR, .. } => 127,
+            _ => 126,
+        }
+    }
+}
+
+/// A program in memory: where it starts, what the auxiliary vector says about it.
+pub struct Loaded {
+    pub entry: u64,
+    pub stack_pointer: u64,
+    /// The auxiliary vector, for /proc/self/auxv.
+    pub auxiliary: Vec<u8>,
+    /// The path of the file that runs (an interpreter, for a script).
+    pub exe: CString,
+    pub args: Vec<CString>,
+}
+
+/// What to run.
+pub struct Request<'a> {
+    pub path: &'a CStr,
+    pub args: Vec<CString>,
+    pub env: Vec<CString>,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Loads a program into a fresh address space. `open` opens a guest path for reading, and checks that it may be executed.
+pub fn load(
+    space: &mut Space,
+    request: &Request<'_>,
+    open: &dyn Fn(&CStr) -> Result<OwnedFd, Errno>,
+) -> Result<Loaded, LoadError> {
+    let opened = |path: &CStr| {
+        open(path).map_err(|source| LoadError::Open { path: path.to_string_lossy().into_owned(), source })
+    };
+    let mut path = request.path.to_owned();
+    let mut args = request.args.clone();
+    let mut file = opened(&path)?;
+    for _ in 0..SCRIPT_DEPTH {
+        let Some((interpreter, argument)) = script(&file) else { break };
+        let mut rest = args.split_off(1.min(args.len()));
+        args = vec![interpreter.clone()];
+        args.extend(argument);
+        args.push(path);
+        args.append(&mut rest);
+        path = interpreter;
+        file = opened(&path)?;
+    }
+    let name = path.to_string_lossy().into_owned();
+    let program = elf::Image::read(&file, &name)?;
+    let base = if program.relocatable { PROGRAM_BASE } else { 0 };
+    let mapped = program.map(space, &file, base, &name)?;
+    space.set_heap(page_up(mapped.end).unwrap_or(mapped.end) + PAGE);
+    let mut entry = mapped.entry;
+    let mut interpreter_base = 0;
+    if let Some(interpreter) = &program.interpreter {
+        let name = interpreter.to_string_lossy().into_owned();
+        let file = opened(interpreter)?;
+        let linker = elf::Image::read(&file, &name)?;
+        interpreter_base = (MMAP_TOP - linker.span()) & !(PAGE - 1);
+        entry = linker.map(space, &file, interpreter_base, &name)?.entry;
+    }
+    let top = space.map_stack().map_err(|source| LoadError::Map { path: name.clone(), source })?;
+    let facts = stack::Facts {
+        headers: mapped.headers,
+        header_count: program.header_count,
+        entry: mapped.entry,
+        interpreter_base,
+        uid: request.uid,
+        gid: request.gid,
+        path: &path,
+    };
+    let (stack_pointer, auxiliary) = stack::build(top, &args, &request.env, &facts).map_err(|_| LoadError::Arguments)?;
+    Ok(Loaded { entry, stack_pointer, auxiliary, exe: path, args })
+}
+
+/// The interpreter and its argument, if the file starts with `#!`.
+fn script(file: &OwnedFd) -> Option<(CString, Option<CString>)> {
+    let mut line = [0u8; SCRIPT_LINE];
+    let length = elf::read_at(file, &mut line, 0).ok()?;
+    let line = line[..length].strip_prefix(b"#!")?;
+    let line = line.split(|byte| *byte == b'\n').next()?;
+    let is_blank = |byte: &u8| *byte == b' ' || *byte == b'\t';
+    let line = line.trim_ascii();
+    let end = line.iter().position(is_blank).unwrap_or(line.len());
+    let argument = line[end..].trim_ascii();
+    let argument = if argument.is_empty() { None } else { Some(CString::new(argument).ok()?) };
+    Some((CString::new(&line[..end]).ok()?, argument))
+}

@@ -1,0 +1,25 @@
+//! `mayfly-monitor`: runs one call of a function in its own KVM virtual machine (`docs/architecture.md`).
+
+mod bundle;
+mod cli;
+mod contracts;
+mod control;
+mod errno;
+mod fs;
+mod guest;
+mod host;
+mod ledger;
+mod lifecycle;
+mod loader;
+mod memory;
+mod process;
+mod ready;
+mod run;
+mod signals;
+mod syscalls;
+mod task;
+mod vm;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

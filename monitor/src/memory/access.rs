@@ -1,0 +1,215 @@
+//! The one checked way from a guest address to memory of the monitor.
+//!
+//! Invariants: no guest address below `LOW_END` or beyond `WINDOW` is ever translated, so the guest cannot name the
+//! monitor's own tables; a structure is copied in once and then used, so a second guest thread changes nothing that was
+//! checked; a page that the guest may not touch gives EFAULT, because the host mapping has the guest's protection.
+//!
+//! A buffer becomes *pieces* (host ranges): today always one, but nothing outside this module relies on that, because a clone may
+//! keep its written pages apart from the image.
+
+use std::sync::atomic::AtomicU32;
+
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+use crate::errno::Errno;
+use crate::host;
+use crate::vm::layout::{HOST_BASE, LOW_END, PAGE, WINDOW};
+
+/// Longest path the guest may give, with its NUL (limits.h PATH_MAX).
+pub const PATH_MAX: usize = 4096;
+/// Most buffers in one call (limits.h IOV_MAX).
+pub const IOV_MAX: u64 = 1024;
+
+/// A buffer of the guest as host ranges, for the scatter/gather calls of the host.
+#[derive(Default)]
+pub struct Pieces {
+    ranges: Vec<libc::iovec>,
+}
+
+impl Pieces {
+    pub fn as_ptr(&self) -> *const libc::iovec {
+        self.ranges.as_ptr()
+    }
+
+    pub fn count(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// The host address and length when the buffer is one range (the usual case), else `None`.
+    pub fn single(&self) -> Option<(u64, u64)> {
+        match self.ranges.as_slice() {
+            [] => Some((HOST_BASE + LOW_END, 0)),
+            [one] => Some((one.iov_base as u64, one.iov_len as u64)),
+            _ => None,
+        }
+    }
+
+    /// Bytes in all ranges.
+    pub fn length(&self) -> u64 {
+        self.ranges.iter().map(|range| range.iov_len as u64).sum()
+    }
+
+    fn push(&mut self, host: u64, length: u64) -> Result<(), Errno> {
+        let iov_len = usize::try_from(length).map_err(|_| Errno::FAULT)?;
+        self.ranges.push(libc::iovec { iov_base: host as *mut libc::c_void, iov_len });
+        Ok(())
+    }
+}
+
+/// Translates a range of guest addresses. An empty range is never an error, as in the kernel.
+fn translate(address: u64, length: u64) -> Result<u64, Errno> {
+    if length == 0 {
+        return Ok(HOST_BASE + LOW_END);
+    }
+    let end = address.checked_add(length).ok_or(Errno::FAULT)?;
+    if address < LOW_END || end > WINDOW {
+        return Err(Errno::FAULT);
+    }
+    Ok(HOST_BASE + address)
+}
+
+/// Fills `to` from guest memory.
+pub fn read_bytes(address: u64, to: &mut [u8]) -> Result<(), Errno> {
+    let host = translate(address, to.len() as u64)?;
+    // SAFETY: `to` is valid for its length; the guest side was checked and may fault.
+    match unsafe { host::copy(to.as_mut_ptr(), host as *const u8, to.len()) } {
+        0 => Ok(()),
+        _ => Err(Errno::FAULT),
+    }
+}
+
+/// Writes `from` into guest memory.
+pub fn write_bytes(address: u64, from: &[u8]) -> Result<(), Errno> {
+    let host = translate(address, from.len() as u64)?;
+    // SAFETY: `from` is valid for its length; the guest side was checked and may fault.
+    match unsafe { host::copy(host as *mut u8, from.as_ptr(), from.len()) } {
+        0 => Ok(()),
+        _ => Err(Errno::FAULT),
+    }
+}
+
+/// Reads a structure.
+pub fn read<T: FromBytes + IntoBytes + FromZeros>(address: u64) -> Result<T, Errno> {
+    let mut value = T::new_zeroed();
+    read_bytes(address, value.as_mut_bytes())?;
+    Ok(value)
+}
+
+/// Writes a structure.
+pub fn write<T: IntoBytes + Immutable>(address: u64, value: &T) -> Result<(), Errno> {
+    write_bytes(address, value.as_bytes())
+}
+
+/// Reads `count` structures; the caller has bounded `count`.
+pub fn read_array<T: FromBytes + IntoBytes + FromZeros>(address: u64, count: u64) -> Result<Vec<T>, Errno> {
+    let count = usize::try_from(count).map_err(|_| Errno::INVAL)?;
+    let mut values: Vec<T> = Vec::new();
+    values.try_reserve(count).map_err(|_| Errno::NOMEM)?;
+    values.resize_with(count, T::new_zeroed);
+    read_bytes(address, values.as_mut_slice().as_mut_bytes())?;
+    Ok(values)
+}
+
+/// Reads a NUL-terminated string of at most `limit` bytes with its NUL; longer is `too_long`.
+pub fn read_string(address: u64, limit: usize, too_long: Errno) -> Result<std::ffi::CString, Errno> {
+    let mut bytes = Vec::with_capacity(64);
+    let mut at = address;
+    while bytes.len() < limit {
+        // Never over a page boundary that the string may not reach.
+        let step = (PAGE - at % PAGE).min((limit - bytes.len()) as u64).min(256);
+        let start = bytes.len();
+        bytes.resize(start + usize::try_from(step).map_err(|_| Errno::FAULT)?, 0);
+        read_bytes(at, &mut bytes[start..])?;
+        if let Some(end) = bytes[start..].iter().position(|byte| *byte == 0) {
+            bytes.truncate(start + end);
+            return std::ffi::CString::new(bytes).map_err(|_| Errno::INVAL);
+        }
+        at += step;
+    }
+    Err(too_long)
+}
+
+/// Reads a path: ENAMETOOLONG beyond PATH_MAX.
+pub fn read_path(address: u64) -> Result<std::ffi::CString, Errno> {
+    read_string(address, PATH_MAX, Errno::NAMETOOLONG)
+}
+
+/// Reads a NULL-terminated array of strings (argv, envp) of at most `limit` bytes in all.
+pub fn read_strings(address: u64, limit: usize) -> Result<Vec<std::ffi::CString>, Errno> {
+    let mut strings = Vec::new();
+    let mut total = 0;
+    let mut at = address;
+    while address != 0 {
+        let pointer: u64 = read(at)?;
+        if pointer == 0 {
+            break;
+        }
+        let string = read_string(pointer, 128 << 10, Errno(libc::E2BIG))?;
+        total += string.as_bytes_with_nul().len() + 8;
+        if total > limit {
+            return Err(Errno(libc::E2BIG));
+        }
+        strings.push(string);
+        at += 8;
+    }
+    Ok(strings)
+}
+
+/// A buffer as host ranges. The host kernel checks each page when it uses them.
+pub fn pieces(address: u64, length: u64) -> Result<Pieces, Errno> {
+    let mut pieces = Pieces::default();
+    // The kernel moves at most this much in one call.
+    let length = length.min(0x7fff_f000);
+    pieces.push(translate(address, length)?, length)?;
+    Ok(pieces)
+}
+
+/// The `iovec` array at `address` as host ranges.
+pub fn vector(address: u64, count: u64) -> Result<Pieces, Errno> {
+    if count > IOV_MAX {
+        return Err(Errno::INVAL);
+    }
+    let mut pieces = Pieces::default();
+    let mut total: u64 = 0;
+    for [base, length] in read_array::<[u64; 2]>(address, count)? {
+        if length > i64::MAX.cast_unsigned() {
+            return Err(Errno::INVAL);
+        }
+        let length = length.min(0x7fff_f000 - total);
+        total += length;
+        pieces.push(translate(base, length)?, length)?;
+    }
+    Ok(pieces)
+}
+
+/// The host address of a futex word: aligned, so never over two pieces.
+pub fn word(address: u64) -> Result<u64, Errno> {
+    if !address.is_multiple_of(4) {
+        return Err(Errno::INVAL);
+    }
+    translate(address, 4)
+}
+
+/// Compares and exchanges a word atomically; gives the previous value.
+pub fn compare_exchange(address: u64, old: u32, new: u32) -> Result<u32, Errno> {
+    let host = word(address)? as *mut u32;
+    debug_assert!(host.is_aligned_to_word());
+    // SAFETY: aligned and inside the window by `word`; a fault gives None.
+    unsafe { host::compare_exchange(host, old, new) }.ok_or(Errno::FAULT)
+}
+
+/// Whether every byte of the range can be read (or written, by a write of what is there), without changing it.
+pub fn probe(address: u64) -> bool {
+    let mut byte = [0u8];
+    read_bytes(address, &mut byte).is_ok()
+}
+
+trait AlignedToWord {
+    fn is_aligned_to_word(self) -> bool;
+}
+
+impl AlignedToWord for *mut u32 {
+    fn is_aligned_to_word(self) -> bool {
+        (self as usize).is_multiple_of(align_of::<AtomicU32>())
+    }
+}

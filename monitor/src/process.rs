@@ -1,0 +1,166 @@
+//! One guest process: what its threads share.
+
+use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::errno::Errno;
+use crate::fs::Namespace;
+use crate::lifecycle::{Exit, Plan};
+use crate::ledger::Ledger;
+use crate::memory::space::Space;
+use crate::ready::Ready;
+use crate::signals::Actions;
+use crate::syscalls::sockets::Sockets;
+use crate::task::TaskState;
+use crate::vm::kvm::Device;
+use crate::vm::layout::VCPUS_MAX;
+use crate::vm::vcpu::Vcpu;
+
+/// What the guest is told about who it is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    /// Program as a guest path, for /proc/self/exe.
+    pub exe: CString,
+    pub args: Vec<CString>,
+    pub env: Vec<CString>,
+    /// The auxiliary vector as it lies on the stack.
+    pub auxiliary: Vec<u8>,
+}
+
+/// Where a thread is, for those who must bring all to rest.
+pub struct Thread {
+    /// What the guest calls it. The host's, but for a thread from a snapshot, which keeps the number it had.
+    pub tid: i32,
+    pub host_tid: i32,
+    /// Its state, once it rests.
+    pub rested: Option<TaskState>,
+}
+
+/// The threads of the process. `changed` is told whenever one comes, goes, rests.
+#[derive(Default)]
+pub struct Threads {
+    pub list: Mutex<Vec<Thread>>,
+    pub changed: Condvar,
+}
+
+pub struct Process {
+    pub device: Arc<Device>,
+    space: Mutex<Space>,
+    actions: Mutex<Actions>,
+    pub files: Namespace,
+    pub sockets: Mutex<Sockets>,
+    pub ready: Ready,
+    pub threads: Threads,
+    /// Set while threads must come to rest.
+    pub resting: AtomicBool,
+    pub ledger: &'static Ledger,
+    pub identity: Identity,
+    /// Bytes the guest may commit; what it is shown as its memory.
+    pub memory_limit: u64,
+    /// Prints each call (`run --trace`).
+    pub trace: bool,
+    /// Whether this is an instance or a boot: its end is told in the ledger.
+    pub contained: bool,
+    /// What to do at the moment of readiness, and at the guest's exit.
+    pub plan: Mutex<Option<Plan>>,
+    pub exit: Mutex<Option<Exit>>,
+    next_vcpu: AtomicUsize,
+    free_vcpus: Mutex<Vec<Vcpu>>,
+}
+
+/// Parts that differ between a program run by hand, a boot, and an instance.
+pub struct Parts {
+    pub device: Arc<Device>,
+    pub space: Space,
+    pub actions: Actions,
+    pub files: Namespace,
+    pub sockets: Sockets,
+    pub ready: Ready,
+    pub ledger: &'static Ledger,
+    pub identity: Identity,
+    pub memory_limit: u64,
+    pub trace: bool,
+    pub contained: bool,
+}
+
+impl Process {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            device: parts.device,
+            space: Mutex::new(parts.space),
+            actions: Mutex::new(parts.actions),
+            files: parts.files,
+            sockets: Mutex::new(parts.sockets),
+            ready: parts.ready,
+            threads: Threads::default(),
+            resting: AtomicBool::new(false),
+            ledger: parts.ledger,
+            identity: parts.identity,
+            memory_limit: parts.memory_limit,
+            trace: parts.trace,
+            contained: parts.contained,
+            plan: Mutex::default(),
+            exit: Mutex::default(),
+            next_vcpu: AtomicUsize::new(0),
+            free_vcpus: Mutex::default(),
+        }
+    }
+
+    pub fn lock_space(&self) -> MutexGuard<'_, Space> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn lock_actions(&self) -> MutexGuard<'_, Actions> {
+        self.actions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn lock_sockets(&self) -> MutexGuard<'_, Sockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn lock_threads(&self) -> MutexGuard<'_, Vec<Thread>> {
+        self.threads.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A vCPU for a new thread; EAGAIN when there are too many threads (clone(2)).
+    pub fn take_vcpu(&self) -> Result<Vcpu, Errno> {
+        if let Some(vcpu) = self.free_vcpus.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(vcpu);
+        }
+        let id = self.next_vcpu.fetch_add(1, Ordering::Relaxed);
+        if id >= VCPUS_MAX {
+            return Err(Errno::AGAIN);
+        }
+        Vcpu::new(&self.device, self.lock_space().vm(), id).map_err(|_| Errno::AGAIN)
+    }
+
+    /// Keeps the vCPU of a thread that ended: KVM never forgets one, so it is used again.
+    pub fn give_vcpu(&self, vcpu: Vcpu) {
+        self.free_vcpus.lock().unwrap_or_else(PoisonError::into_inner).push(vcpu);
+    }
+
+    /// The guest closed or lost `fd`; call before the host does. Ends the instance if it was the call's connection.
+    pub fn closing(&self, fd: i32) {
+        self.ready.closed(fd);
+        let ended = self.lock_sockets().closing(fd);
+        if ended {
+            crate::lifecycle::connection_closed(self, fd);
+        }
+    }
+
+    /// Counts bytes that crossed `fd`, if it is the call's connection.
+    pub fn transferred(&self, fd: i32, bytes: u64, out: bool) {
+        if self.contained && self.lock_sockets().is_connection(fd) {
+            let total = if out { &self.ledger.bytes_out } else { &self.ledger.bytes_in };
+            total.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// `new` now refers to what `old` does (dup(2) and relatives); what `new` was before has been given to `closing`.
+    pub fn duplicated(&self, old: i32, new: i32) {
+        self.lock_sockets().duplicated(old, new);
+    }
+}

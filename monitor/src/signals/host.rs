@@ -1,0 +1,227 @@
+//! The monitor's own signal handler.
+//!
+//! It does three things, all async-signal-safe: ends a `host::copy` that met a bad page; makes a host call or a running
+//! guest return soon (`pending`, `immediate_exit`); keeps the siginfo and blocks everything further, so that at most one
+//! signal is queued here and the others stay exact in the kernel.
+
+use std::arch::global_asm;
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
+
+use kvm_bindings::kvm_run;
+
+use crate::errno::Errno;
+use crate::host;
+
+global_asm!(
+    r#"
+    .text
+    .globl mayfly_restore
+mayfly_restore:
+    mov eax, 15
+    syscall
+"#
+);
+
+unsafe extern "C" {
+    fn mayfly_restore();
+}
+
+const SA_SIGINFO: u64 = 4;
+const SA_RESTORER: u64 = 0x0400_0000;
+const SA_ONSTACK: u64 = 0x0800_0000;
+
+/// The signal by which the monitor stops its own threads for a snapshot. Never blocked while it boots.
+pub const STOP_SIGNAL: i32 = 64;
+/// What `pending` holds for it.
+pub const STOP: i32 = 1000;
+/// Whether `STOP_SIGNAL` is the monitor's at the moment.
+pub static STOPPING: AtomicBool = AtomicBool::new(false);
+/// Whether this process keeps `STOP_SIGNAL` deliverable.
+pub static STOPPABLE: AtomicBool = AtomicBool::new(false);
+
+/// `siginfo_t`, 128 bytes.
+pub type Info = [u8; 128];
+
+struct Cell {
+    pending: AtomicI32,
+    info: UnsafeCell<Info>,
+    run: AtomicPtr<kvm_run>,
+}
+
+thread_local! {
+    // No destructor and a constant start: access is a plain thread-pointer offset, safe in a handler.
+    static CELL: Cell = const {
+        Cell {
+            pending: AtomicI32::new(0),
+            info: UnsafeCell::new([0; 128]),
+            run: AtomicPtr::new(std::ptr::null_mut()),
+        }
+    };
+}
+
+#[repr(C)]
+struct KernelAction {
+    handler: u64,
+    flags: u64,
+    restorer: u64,
+    mask: u64,
+}
+
+fn rt_sigaction(signal: usize, action: &KernelAction) -> Result<(), Errno> {
+    // SAFETY: a complete kernel_sigaction of the documented size.
+    let done = unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, signal, std::ptr::from_ref(action), std::ptr::null::<u8>(), 8)
+    };
+    if done < 0 { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// Makes the monitor's handler that of `signal`.
+pub fn install(signal: usize, flags: u64) -> Result<(), Errno> {
+    rt_sigaction(
+        signal,
+        &KernelAction {
+            handler: handle as *const () as u64,
+            flags: flags | SA_SIGINFO | SA_RESTORER | SA_ONSTACK,
+            restorer: mayfly_restore as *const () as u64,
+            mask: u64::MAX,
+        },
+    )
+}
+
+/// Sets SIG_DFL or SIG_IGN. Faults of the monitor and its stop signal keep their handler.
+pub fn set_disposition(signal: usize, handler: u64, flags: u64) -> Result<(), Errno> {
+    let own = [libc::SIGSEGV, libc::SIGBUS];
+    if own.iter().any(|kept| usize::try_from(*kept) == Ok(signal))
+        || (signal == 64 && STOPPABLE.load(Ordering::Relaxed))
+    {
+        return install(signal, flags);
+    }
+    rt_sigaction(
+        signal,
+        &KernelAction { handler, flags: flags | SA_RESTORER, restorer: mayfly_restore as *const () as u64, mask: 0 },
+    )
+}
+
+/// Sets the mask of this host thread to the guest thread's.
+pub fn set_mask(mask: u64) {
+    let mask = if STOPPABLE.load(Ordering::Relaxed) { mask & !(1 << (STOP_SIGNAL - 1)) } else { mask };
+    // SAFETY: an 8-byte set on the stack.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, std::ptr::null::<u8>(), 8)
+    };
+}
+
+/// Blocks everything: for threads and moments that are not the guest's.
+pub fn block_all() {
+    let mask = u64::MAX;
+    // SAFETY: as in `set_mask`.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, std::ptr::null::<u8>(), 8)
+    };
+}
+
+/// The mask this thread was started with.
+pub fn inherited_mask() -> u64 {
+    let mut mask = 0u64;
+    // SAFETY: the kernel writes 8 bytes.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, std::ptr::null::<u8>(), &raw mut mask, 8)
+    };
+    mask
+}
+
+/// Whether the parent left `signal` ignored.
+pub fn is_ignored(signal: usize) -> bool {
+    let mut action = KernelAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
+    // SAFETY: the kernel fills a structure of the documented size.
+    let done = unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, signal, std::ptr::null::<u8>(), &raw mut action, 8)
+    };
+    done == 0 && action.handler == super::SIG_IGN
+}
+
+/// Tells the handler which vCPU this thread runs.
+pub fn attach(run: *mut kvm_run) {
+    CELL.with(|cell| cell.run.store(run, Ordering::Release));
+}
+
+/// Whether a signal waits to be delivered to this thread.
+pub fn pending() -> i32 {
+    CELL.with(|cell| cell.pending.load(Ordering::Acquire))
+}
+
+/// Takes the waiting signal with its siginfo. Every further one is blocked until the mask is set again.
+pub fn take() -> Option<(i32, Info)> {
+    CELL.with(|cell| {
+        let signal = cell.pending.load(Ordering::Acquire);
+        if signal == 0 {
+            return None;
+        }
+        // SAFETY: the handler wrote it before `pending`, and cannot run again: all signals are blocked since.
+        let info = unsafe { *cell.info.get() };
+        cell.pending.store(0, Ordering::Release);
+        Some((signal, info))
+    })
+}
+
+/// A host system call that a signal ends, or keeps from starting (`Errno::RESTART`).
+///
+/// # Safety
+/// As `host::interruptible`.
+pub unsafe fn call(number: libc::c_long, args: [u64; 6]) -> crate::errno::SysResult {
+    // SAFETY: the caller vouches for the arguments.
+    CELL.with(|cell| unsafe { host::interruptible(&cell.pending, number, args) })
+}
+
+extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let context: *mut libc::ucontext_t = context.cast();
+    // SAFETY: the kernel passes valid pointers to SA_SIGINFO handlers.
+    let (ip, code) = unsafe {
+        ((*context).uc_mcontext.gregs[libc::REG_RIP as usize].cast_unsigned(), (*info).si_code)
+    };
+    let fault = matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE) && code > 0;
+    if fault {
+        match host::resume_point(ip, true) {
+            // SAFETY: changes where the interrupted assembly goes on, to a label of the same routine.
+            Some(next) => unsafe {
+                (*context).uc_mcontext.gregs[libc::REG_RIP as usize] = next.cast_signed();
+            },
+            None => crash(signal, ip),
+        }
+        return;
+    }
+    CELL.with(|cell| {
+        // SAFETY: this thread's own cell; nothing reads `info` while `pending` is 0.
+        unsafe { *cell.info.get() = *info.cast::<Info>() };
+        let stop = signal == STOP_SIGNAL && STOPPING.load(Ordering::Relaxed);
+        cell.pending.store(if stop { STOP } else { signal }, Ordering::Release);
+        let run = cell.run.load(Ordering::Acquire);
+        if !run.is_null() {
+            // SAFETY: the live mapping of this thread's vCPU (`attach`); a single byte the kernel only reads.
+            unsafe { (*run).immediate_exit = 1 };
+        }
+    });
+    // SAFETY: the kernel's mask is the first 8 bytes of the field.
+    unsafe { *(&raw mut (*context).uc_sigmask).cast::<u64>() = u64::MAX };
+    if let Some(next) = host::resume_point(ip, false) {
+        // SAFETY: as above.
+        unsafe { (*context).uc_mcontext.gregs[libc::REG_RIP as usize] = next.cast_signed() };
+    }
+}
+
+/// A fault of the monitor itself: say where, and end.
+fn crash(signal: i32, ip: u64) -> ! {
+    let mut line = *b"mayfly-monitor: fault of the monitor itself, signal 00 at 0000000000000000\n";
+    let digits = b"0123456789abcdef";
+    line[52] = digits[(signal / 10 % 10) as usize & 15];
+    line[53] = digits[(signal % 10) as usize & 15];
+    for place in 0..16 {
+        line[58 + place] = digits[(ip >> (60 - 4 * place)) as usize & 15];
+    }
+    // SAFETY: writes a local buffer, then ends; both are async-signal-safe.
+    unsafe {
+        libc::write(2, line.as_ptr().cast(), line.len());
+        libc::_exit(70)
+    }
+}

@@ -1,0 +1,141 @@
+//! Memory: thin calls into `memory::space`, which holds the rules.
+
+use super::{Args, Entry, Level, entry};
+use crate::errno::{Errno, SysResult};
+use crate::fs::descriptors::guest_fd;
+use crate::memory::access;
+use crate::task::Task;
+use crate::vm::layout::{LOW_END, PAGE, WINDOW, page_up};
+
+const AREA: &str = "memory";
+
+pub const ENTRIES: &[Entry] = &[
+    entry(libc::SYS_mmap, AREA, Level::Emulated, mmap, ""),
+    entry(libc::SYS_munmap, AREA, Level::Emulated, munmap, ""),
+    entry(libc::SYS_mprotect, AREA, Level::Emulated, mprotect, ""),
+    entry(libc::SYS_mremap, AREA, Level::Emulated, mremap, "no MREMAP_DONTUNMAP"),
+    entry(libc::SYS_madvise, AREA, Level::Emulated, madvise, ""),
+    entry(libc::SYS_brk, AREA, Level::Emulated, brk, ""),
+    entry(libc::SYS_msync, AREA, Level::Forwarded, msync, ""),
+    entry(libc::SYS_mincore, AREA, Level::Emulated, mincore, "all mapped pages are resident"),
+    entry(libc::SYS_mlock, AREA, Level::Emulated, mlock, "accepted without effect"),
+    entry(libc::SYS_mlock2, AREA, Level::Emulated, mlock, "accepted without effect"),
+    entry(libc::SYS_munlock, AREA, Level::Emulated, mlock, "accepted without effect"),
+    entry(libc::SYS_mlockall, AREA, Level::Emulated, accept, "accepted without effect"),
+    entry(libc::SYS_munlockall, AREA, Level::Emulated, accept, "accepted without effect"),
+    entry(libc::SYS_pkey_alloc, AREA, Level::Refused, refuse_key, "EINVAL: no protection keys"),
+    entry(libc::SYS_pkey_free, AREA, Level::Refused, refuse_key, "EINVAL: no protection keys"),
+    entry(libc::SYS_pkey_mprotect, AREA, Level::Emulated, pkey_mprotect, "key -1 only"),
+    entry(libc::SYS_mbind, AREA, Level::Refused, refuse_numa, "ENOSYS: one node"),
+    entry(libc::SYS_get_mempolicy, AREA, Level::Refused, refuse_numa, "ENOSYS: one node"),
+    entry(libc::SYS_set_mempolicy, AREA, Level::Refused, refuse_numa, "ENOSYS: one node"),
+];
+
+/// The low 32 bits as an int, as the kernel takes one.
+#[allow(clippy::cast_possible_truncation)]
+pub const fn int(value: u64) -> i32 {
+    value as i32
+}
+
+/// Implements mmap(2).
+fn mmap(task: &mut Task, [address, length, protection, flags, fd, offset]: Args) -> SysResult {
+    let flags = int(flags);
+    let fd = if flags & libc::MAP_ANONYMOUS != 0 { -1 } else { guest_fd(int(fd))? };
+    task.process.lock_space().map(address, length, protection, flags, fd, offset)
+}
+
+/// Implements munmap(2).
+fn munmap(task: &mut Task, [address, length, ..]: Args) -> SysResult {
+    task.process.lock_space().unmap(address, length)
+}
+
+/// Implements mprotect(2).
+fn mprotect(task: &mut Task, [address, length, protection, ..]: Args) -> SysResult {
+    task.process.lock_space().protect(address, length, protection)
+}
+
+/// Implements pkey_mprotect(2) without keys.
+fn pkey_mprotect(task: &mut Task, [address, length, protection, key, ..]: Args) -> SysResult {
+    if int(key) != -1 {
+        return Err(Errno::INVAL);
+    }
+    mprotect(task, [address, length, protection, 0, 0, 0])
+}
+
+/// Implements mremap(2).
+fn mremap(task: &mut Task, [old, old_length, new_length, flags, new, _]: Args) -> SysResult {
+    task.process.lock_space().remap(old, old_length, new_length, int(flags), new)
+}
+
+/// Implements madvise(2).
+fn madvise(task: &mut Task, [address, length, advice, ..]: Args) -> SysResult {
+    task.process.lock_space().advise(address, length, int(advice))
+}
+
+/// Implements brk(2).
+fn brk(task: &mut Task, [end, ..]: Args) -> SysResult {
+    Ok(task.process.lock_space().brk(end))
+}
+
+/// The mapped range that a call names, checked.
+fn mapped(task: &Task, address: u64, length: u64) -> Result<u64, Errno> {
+    let length = page_up(length).ok_or(Errno::NOMEM)?;
+    let end = address.checked_add(length).ok_or(Errno::NOMEM)?;
+    if address < LOW_END || end > WINDOW {
+        return Err(Errno::NOMEM);
+    }
+    let space = task.process.lock_space();
+    let mut at = address;
+    while at < end {
+        let (_, mapping) = space.find(at).ok_or(Errno::NOMEM)?;
+        at = mapping.end;
+    }
+    Ok(length)
+}
+
+/// Implements msync(2).
+fn msync(task: &mut Task, [address, length, flags, ..]: Args) -> SysResult {
+    if !address.is_multiple_of(PAGE) {
+        return Err(Errno::INVAL);
+    }
+    let length = mapped(task, address, length)?;
+    let (host, length) = access::pieces(address, length)?.single().ok_or(Errno::INVAL)?;
+    // SAFETY: a range of guest memory.
+    unsafe { task.host(libc::SYS_msync, [host, length, flags, 0, 0, 0]) }
+}
+
+/// Implements mincore(2).
+fn mincore(task: &mut Task, [address, length, vector, ..]: Args) -> SysResult {
+    if !address.is_multiple_of(PAGE) {
+        return Err(Errno::INVAL);
+    }
+    let mut left = mapped(task, address, length)? / PAGE;
+    let mut at = vector;
+    while left > 0 {
+        let step = left.min(PAGE);
+        access::write_bytes(at, &vec![1; usize::try_from(step).map_err(|_| Errno::NOMEM)?])?;
+        (at, left) = (at + step, left - step);
+    }
+    Ok(0)
+}
+
+/// Implements mlock(2), mlock2(2), munlock(2): the range must be mapped.
+fn mlock(task: &mut Task, [address, length, ..]: Args) -> SysResult {
+    let start = address & !(PAGE - 1);
+    mapped(task, start, length.checked_add(address - start).ok_or(Errno::INVAL)?)?;
+    Ok(0)
+}
+
+fn accept(_: &mut Task, _: Args) -> SysResult {
+    Ok(0)
+}
+
+/// Implements pkey_alloc(2), pkey_free(2) as on a CPU without them.
+fn refuse_key(_: &mut Task, _: Args) -> SysResult {
+    Err(Errno::INVAL)
+}
+
+/// Implements mbind(2), get_mempolicy(2), set_mempolicy(2) as a kernel without NUMA.
+fn refuse_numa(_: &mut Task, _: Args) -> SysResult {
+    Err(Errno::NOSYS)
+}

@@ -1,0 +1,333 @@
+//! Calls about the machine and the process that fit nowhere else: names, limits, users, random bytes, prctl.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::memory::int;
+use super::{Args, Entry, Level, entry};
+use crate::errno::{Errno, SysResult};
+use crate::memory::access;
+use crate::task::Task;
+use crate::vm::layout::{STACK_SIZE, VCPUS_MAX};
+
+const AREA: &str = "system";
+
+pub const ENTRIES: &[Entry] = &[
+    entry(libc::SYS_arch_prctl, AREA, Level::Emulated, arch_prctl, "fs and gs bases"),
+    entry(libc::SYS_prctl, AREA, Level::Emulated, prctl, "names, dumpable, keepcaps, no_new_privs"),
+    entry(libc::SYS_prlimit64, AREA, Level::Emulated, prlimit, "own process; lowering is accepted"),
+    entry(libc::SYS_getrlimit, AREA, Level::Emulated, getrlimit, ""),
+    entry(libc::SYS_setrlimit, AREA, Level::Emulated, setrlimit, ""),
+    entry(libc::SYS_getrusage, AREA, Level::Forwarded, getrusage, ""),
+    entry(libc::SYS_sysinfo, AREA, Level::Emulated, sysinfo, "the function's memory"),
+    entry(libc::SYS_uname, AREA, Level::Emulated, uname, ""),
+    entry(libc::SYS_getrandom, AREA, Level::Forwarded, getrandom, "always the host's"),
+    entry(libc::SYS_getuid, AREA, Level::Emulated, getuid, ""),
+    entry(libc::SYS_geteuid, AREA, Level::Emulated, getuid, ""),
+    entry(libc::SYS_getgid, AREA, Level::Emulated, getgid, ""),
+    entry(libc::SYS_getegid, AREA, Level::Emulated, getgid, ""),
+    entry(libc::SYS_getresuid, AREA, Level::Emulated, getresuid, ""),
+    entry(libc::SYS_getresgid, AREA, Level::Emulated, getresgid, ""),
+    entry(libc::SYS_getgroups, AREA, Level::Emulated, getgroups, "none"),
+    entry(libc::SYS_setuid, AREA, Level::Emulated, setuid, "to what it is; EPERM otherwise"),
+    entry(libc::SYS_setgid, AREA, Level::Emulated, setgid, "to what it is; EPERM otherwise"),
+    entry(libc::SYS_setresuid, AREA, Level::Emulated, setuid, "to what it is; EPERM otherwise"),
+    entry(libc::SYS_setresgid, AREA, Level::Emulated, setgid, "to what it is; EPERM otherwise"),
+    entry(libc::SYS_setgroups, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_capget, AREA, Level::Emulated, capget, "no capabilities"),
+    entry(libc::SYS_capset, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_personality, AREA, Level::Emulated, personality, "PER_LINUX"),
+    entry(libc::SYS_ptrace, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_process_vm_readv, AREA, Level::Refused, refuse, "EPERM: would name the monitor's memory"),
+    entry(libc::SYS_process_vm_writev, AREA, Level::Refused, refuse, "EPERM: would name the monitor's memory"),
+    entry(libc::SYS_userfaultfd, AREA, Level::Refused, refuse, "EPERM: would name the monitor's memory"),
+    entry(libc::SYS_pidfd_getfd, AREA, Level::Refused, refuse, "EPERM: would name the monitor's descriptors"),
+    entry(libc::SYS_perf_event_open, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_bpf, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_mount, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_umount2, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_chroot, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_pivot_root, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_unshare, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_setns, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_reboot, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_sethostname, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_setdomainname, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_swapon, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_swapoff, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_init_module, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_finit_module, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_delete_module, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_iopl, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_ioperm, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_syslog, AREA, Level::Refused, refuse, "EPERM"),
+    entry(libc::SYS_io_uring_setup, AREA, Level::Refused, refuse, "EPERM: programs fall back"),
+    entry(libc::SYS_seccomp, AREA, Level::Refused, refuse_invalid, "EINVAL: as a kernel without filters"),
+    entry(libc::SYS_restart_syscall, AREA, Level::Refused, refuse_interrupted, "EINTR"),
+];
+
+/// Implements the calls that need a privilege no guest has.
+fn refuse(_: &mut Task, _: Args) -> SysResult {
+    Err(Errno::PERM)
+}
+
+fn refuse_invalid(_: &mut Task, _: Args) -> SysResult {
+    Err(Errno::INVAL)
+}
+
+fn refuse_interrupted(_: &mut Task, _: Args) -> SysResult {
+    Err(Errno::INTR)
+}
+
+/// Implements arch_prctl(2).
+fn arch_prctl(task: &mut Task, [code, address, ..]: Args) -> SysResult {
+    const ARCH_SET_GS: i32 = 0x1001;
+    const ARCH_SET_FS: i32 = 0x1002;
+    const ARCH_GET_FS: i32 = 0x1003;
+    const ARCH_GET_GS: i32 = 0x1004;
+    let canonical = |address: u64| if address >> 47 == 0 { Ok(Some(address)) } else { Err(Errno::PERM) };
+    match int(code) {
+        ARCH_SET_FS => task.vcpu.set_bases(canonical(address)?, None).map_err(|_| Errno::PERM)?,
+        ARCH_SET_GS => task.vcpu.set_bases(None, canonical(address)?).map_err(|_| Errno::PERM)?,
+        ARCH_GET_FS => access::write(address, &task.vcpu.bases().map_err(|_| Errno::PERM)?.0)?,
+        ARCH_GET_GS => access::write(address, &task.vcpu.bases().map_err(|_| Errno::PERM)?.1)?,
+        _ => return Err(Errno::INVAL),
+    }
+    Ok(0)
+}
+
+/// Implements prctl(2), the parts that programs use.
+fn prctl(task: &mut Task, [option, value, ..]: Args) -> SysResult {
+    const PR_SET_VMA: i32 = 0x5356_4d41;
+    match int(option) {
+        libc::PR_SET_NAME => {
+            let mut name = [0u8; 16];
+            let given = match access::read_string(value, 16, Errno::RANGE) {
+                Ok(given) => given.into_bytes(),
+                Err(Errno::RANGE) => access::read::<[u8; 15]>(value)?.to_vec(),
+                Err(errno) => return Err(errno),
+            };
+            name[..given.len()].copy_from_slice(&given);
+            // SAFETY: a local of 16 bytes, NUL-terminated.
+            unsafe { task.host(libc::SYS_prctl, [option, name.as_ptr() as u64, 0, 0, 0, 0]) }
+        }
+        libc::PR_GET_NAME => {
+            let mut name = [0u8; 16];
+            // SAFETY: the kernel writes 16 bytes to a local.
+            unsafe { task.host(libc::SYS_prctl, [option, name.as_mut_ptr() as u64, 0, 0, 0, 0])? };
+            access::write_bytes(value, &name)?;
+            Ok(0)
+        }
+        libc::PR_GET_DUMPABLE | libc::PR_SET_DUMPABLE | libc::PR_SET_PDEATHSIG | libc::PR_SET_KEEPCAPS => Ok(0),
+        libc::PR_GET_KEEPCAPS | libc::PR_SET_CHILD_SUBREAPER => Ok(0),
+        libc::PR_SET_NO_NEW_PRIVS | libc::PR_SET_TIMERSLACK => Ok(0),
+        libc::PR_GET_NO_NEW_PRIVS => Ok(1),
+        libc::PR_GET_TIMERSLACK => Ok(50_000),
+        libc::PR_GET_SECCOMP => Ok(0),
+        libc::PR_CAPBSET_READ => Ok(0),
+        PR_SET_VMA => Err(Errno::INVAL),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// The limit of a resource as the guest sees it: (soft, hard).
+fn limit(task: &Task, resource: i32) -> Result<[u64; 2], Errno> {
+    const INFINITE: u64 = u64::MAX;
+    let memory = task.process.memory_limit;
+    let resource = u32::try_from(resource).map_err(|_| Errno::INVAL)?;
+    Ok(match resource {
+        libc::RLIMIT_STACK => [STACK_SIZE, INFINITE],
+        libc::RLIMIT_NOFILE => {
+            let files = u64::from(crate::fs::descriptors::limit().unsigned_abs());
+            [files, crate::fs::descriptors::MONITOR_FD_FLOOR.unsigned_abs().into()]
+        }
+        libc::RLIMIT_NPROC => [VCPUS_MAX as u64, VCPUS_MAX as u64],
+        libc::RLIMIT_DATA if task.process.contained => [memory, memory],
+        libc::RLIMIT_CORE => [0, 0],
+        libc::RLIMIT_MEMLOCK => [8 << 20, 8 << 20],
+        0..16 => [INFINITE, INFINITE],
+        _ => return Err(Errno::INVAL),
+    })
+}
+
+/// Implements prlimit64(2) for the own process.
+fn prlimit(task: &mut Task, [pid, resource, new, old, ..]: Args) -> SysResult {
+    // SAFETY: getpid has no preconditions.
+    let own = unsafe { libc::getpid() };
+    if int(pid) != 0 && int(pid) != own {
+        return Err(Errno::SRCH);
+    }
+    let resource = int(resource);
+    let before = limit(task, resource)?;
+    if new != 0 {
+        let [soft, hard]: [u64; 2] = access::read(new)?;
+        if soft > hard {
+            return Err(Errno::INVAL);
+        }
+        if hard > before[1] {
+            return Err(Errno::PERM);
+        }
+        if u32::try_from(resource) == Ok(libc::RLIMIT_NOFILE) {
+            crate::fs::descriptors::set_limit(soft);
+        }
+    }
+    if old != 0 {
+        access::write(old, &before)?;
+    }
+    Ok(0)
+}
+
+/// Implements getrlimit(2).
+fn getrlimit(task: &mut Task, [resource, result, ..]: Args) -> SysResult {
+    prlimit(task, [0, resource, 0, result, 0, 0])
+}
+
+/// Implements setrlimit(2).
+fn setrlimit(task: &mut Task, [resource, new, ..]: Args) -> SysResult {
+    prlimit(task, [0, resource, new, 0, 0, 0])
+}
+
+/// Implements getrusage(2).
+fn getrusage(task: &mut Task, [who, result, ..]: Args) -> SysResult {
+    let mut usage = [0u64; 18];
+    // SAFETY: a local of the size of struct rusage (144 bytes).
+    unsafe { task.host(libc::SYS_getrusage, [who, usage.as_mut_ptr() as u64, 0, 0, 0, 0])? };
+    access::write(result, &usage)?;
+    Ok(0)
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct SysInfo {
+    uptime: i64,
+    loads: [u64; 3],
+    total: u64,
+    free: u64,
+    shared: u64,
+    buffers: u64,
+    swap_total: u64,
+    swap_free: u64,
+    processes: u16,
+    padding: [u16; 3],
+    high_total: u64,
+    high_free: u64,
+    unit: u32,
+    tail: u32,
+}
+
+/// Implements sysinfo(2).
+fn sysinfo(task: &mut Task, [result, ..]: Args) -> SysResult {
+    let mut now: [i64; 2] = [0; 2];
+    // SAFETY: a local timespec.
+    unsafe { task.host(libc::SYS_clock_gettime, [7, now.as_mut_ptr() as u64, 0, 0, 0, 0])? };
+    let total = task.process.memory_limit;
+    let used = task.process.lock_space().committed();
+    let info = SysInfo {
+        uptime: now[0],
+        loads: [0; 3],
+        total,
+        free: total.saturating_sub(used),
+        shared: 0,
+        buffers: 0,
+        swap_total: 0,
+        swap_free: 0,
+        processes: 1,
+        padding: [0; 3],
+        high_total: 0,
+        high_free: 0,
+        unit: 1,
+        tail: 0,
+    };
+    access::write(result, &info)?;
+    Ok(0)
+}
+
+/// Implements uname(2). Contained, the node's name and kernel build are not shown.
+fn uname(task: &mut Task, [result, ..]: Args) -> SysResult {
+    let mut fields = [[0u8; 65]; 6];
+    // SAFETY: a local of the size of struct new_utsname.
+    unsafe { task.host(libc::SYS_uname, [fields.as_mut_ptr() as u64, 0, 0, 0, 0, 0])? };
+    if task.process.contained {
+        for (index, text) in [(1, "mayfly"), (3, "#1 SMP"), (5, "(none)")] {
+            fields[index] = [0; 65];
+            fields[index][..text.len()].copy_from_slice(text.as_bytes());
+        }
+    }
+    access::write(result, &fields)?;
+    Ok(0)
+}
+
+/// Implements getrandom(2).
+fn getrandom(task: &mut Task, [buffer, length, flags, ..]: Args) -> SysResult {
+    let (host, length) = access::pieces(buffer, length)?.single().ok_or(Errno::FAULT)?;
+    // SAFETY: a checked range of guest memory.
+    unsafe { task.host(libc::SYS_getrandom, [host, length, flags, 0, 0, 0]) }
+}
+
+/// Implements getuid(2), geteuid(2).
+fn getuid(task: &mut Task, _: Args) -> SysResult {
+    Ok(task.process.identity.uid.into())
+}
+
+/// Implements getgid(2), getegid(2).
+fn getgid(task: &mut Task, _: Args) -> SysResult {
+    Ok(task.process.identity.gid.into())
+}
+
+fn write_three(value: u32, addresses: [u64; 3]) -> SysResult {
+    for address in addresses {
+        access::write(address, &value)?;
+    }
+    Ok(0)
+}
+
+/// Implements getresuid(2).
+fn getresuid(task: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
+    write_three(task.process.identity.uid, [real, effective, saved])
+}
+
+/// Implements getresgid(2).
+fn getresgid(task: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
+    write_three(task.process.identity.gid, [real, effective, saved])
+}
+
+/// Implements getgroups(2).
+fn getgroups(_: &mut Task, _: Args) -> SysResult {
+    Ok(0)
+}
+
+fn keep(own: u32, wanted: u64) -> SysResult {
+    match int(wanted) {
+        -1 => Ok(0),
+        wanted if u32::try_from(wanted) == Ok(own) => Ok(0),
+        _ => Err(Errno::PERM),
+    }
+}
+
+/// Implements setuid(2), setresuid(2).
+fn setuid(task: &mut Task, [wanted, ..]: Args) -> SysResult {
+    keep(task.process.identity.uid, wanted)
+}
+
+/// Implements setgid(2), setresgid(2).
+fn setgid(task: &mut Task, [wanted, ..]: Args) -> SysResult {
+    keep(task.process.identity.gid, wanted)
+}
+
+/// Implements capget(2).
+fn capget(_: &mut Task, [header, data, ..]: Args) -> SysResult {
+    const VERSION_3: u32 = 0x2008_0522;
+    let [version, _]: [u32; 2] = access::read(header)?;
+    if version != VERSION_3 {
+        access::write(header, &VERSION_3)?;
+        return if data == 0 { Ok(0) } else { Err(Errno::INVAL) };
+    }
+    if data != 0 {
+        access::write(data, &[0u32; 6])?;
+    }
+    Ok(0)
+}
+
+/// Implements personality(2): the query and PER_LINUX, also with ADDR_NO_RANDOMIZE.
+fn personality(_: &mut Task, _: Args) -> SysResult {
+    Ok(0)
+}

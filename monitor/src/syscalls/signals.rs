@@ -1,0 +1,227 @@
+//! Signals: dispositions and masks here, delivery in `crate::signals`, waiting and sending by the host.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::memory::int;
+use super::{Args, Entry, Level, entry};
+use crate::errno::{Errno, SysResult};
+use crate::memory::access;
+use crate::signals::frame;
+use crate::signals::{Action, AltStack, UNBLOCKABLE, host, mirror_action, number, read_set};
+use crate::task::{Flow, Task};
+
+const AREA: &str = "signals";
+
+pub const ENTRIES: &[Entry] = &[
+    entry(libc::SYS_rt_sigaction, AREA, Level::Emulated, rt_sigaction, "mirrored into the host"),
+    entry(libc::SYS_rt_sigprocmask, AREA, Level::Emulated, rt_sigprocmask, "mirrored into the host"),
+    entry(libc::SYS_rt_sigreturn, AREA, Level::Emulated, rt_sigreturn, ""),
+    entry(libc::SYS_sigaltstack, AREA, Level::Emulated, sigaltstack, ""),
+    entry(libc::SYS_rt_sigpending, AREA, Level::Forwarded, rt_sigpending, ""),
+    entry(libc::SYS_rt_sigtimedwait, AREA, Level::Forwarded, rt_sigtimedwait, ""),
+    entry(libc::SYS_rt_sigsuspend, AREA, Level::Emulated, rt_sigsuspend, ""),
+    entry(libc::SYS_pause, AREA, Level::Forwarded, pause, ""),
+    entry(libc::SYS_kill, AREA, Level::Forwarded, kill, "own process only"),
+    entry(libc::SYS_tkill, AREA, Level::Forwarded, tkill, "own threads only"),
+    entry(libc::SYS_tgkill, AREA, Level::Forwarded, tgkill, "own threads only"),
+];
+
+/// Implements rt_sigaction(2).
+fn rt_sigaction(task: &mut Task, [signal, new, old, size, ..]: Args) -> SysResult {
+    let signal = number(signal)?;
+    if size != 8 {
+        return Err(Errno::INVAL);
+    }
+    let fixed = UNBLOCKABLE >> (signal - 1) & 1 != 0;
+    let action: Option<Action> = if new == 0 { None } else { Some(access::read(new)?) };
+    if action.is_some() && fixed {
+        return Err(Errno::INVAL);
+    }
+    let mut actions = task.process.lock_actions();
+    let before = actions[signal];
+    if let Some(mut action) = action {
+        action.mask &= !UNBLOCKABLE;
+        actions[signal] = action;
+        mirror_action(signal, action)?;
+    }
+    drop(actions);
+    if old != 0 {
+        access::write(old, &before)?;
+    }
+    Ok(0)
+}
+
+/// Implements rt_sigprocmask(2).
+fn rt_sigprocmask(task: &mut Task, [how, new, old, size, ..]: Args) -> SysResult {
+    if size != 8 {
+        return Err(Errno::INVAL);
+    }
+    let before = task.mask;
+    if new != 0 {
+        let set = read_set(new, size)?;
+        let mask = match int(how) {
+            libc::SIG_BLOCK => before | set,
+            libc::SIG_UNBLOCK => before & !set,
+            libc::SIG_SETMASK => set,
+            _ => return Err(Errno::INVAL),
+        };
+        task.mask = mask & !UNBLOCKABLE;
+    }
+    if old != 0 {
+        access::write(old, &before)?;
+    }
+    if host::pending() == 0 {
+        host::set_mask(task.mask);
+    }
+    Ok(0)
+}
+
+/// Implements rt_sigreturn(2).
+fn rt_sigreturn(task: &mut Task, _: Args) -> SysResult {
+    let mut registers = task.registers;
+    if !frame::pop(task, &mut registers) {
+        task.die(libc::SIGSEGV, "bad signal frame");
+    }
+    task.registers = registers;
+    task.flow = Flow::Replaced;
+    if host::pending() == 0 {
+        host::set_mask(task.mask);
+    }
+    Ok(0)
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct StackT {
+    base: u64,
+    flags: i32,
+    padding: u32,
+    size: u64,
+}
+
+/// Implements sigaltstack(2).
+fn sigaltstack(task: &mut Task, [new, old, ..]: Args) -> SysResult {
+    const MINSIGSTKSZ: u64 = 2048;
+    let on = task.alt.contains(task.registers.rsp);
+    let before = StackT {
+        base: task.alt.base,
+        flags: match (task.alt.enabled, on) {
+            (false, _) => libc::SS_DISABLE,
+            (true, true) => libc::SS_ONSTACK,
+            (true, false) => 0,
+        },
+        padding: 0,
+        size: task.alt.size,
+    };
+    if new != 0 {
+        let stack: StackT = access::read(new)?;
+        if on {
+            return Err(Errno::PERM);
+        }
+        // SS_AUTODISARM is accepted by ignoring it: the stack stays armed.
+        match stack.flags & 0x7fff_ffff {
+            libc::SS_DISABLE => task.alt = AltStack::NONE,
+            0 | libc::SS_ONSTACK if stack.size < MINSIGSTKSZ => return Err(Errno::NOMEM),
+            0 | libc::SS_ONSTACK => {
+                task.alt = AltStack { base: stack.base, size: stack.size, enabled: true };
+            }
+            _ => return Err(Errno::INVAL),
+        }
+    }
+    if old != 0 {
+        access::write(old, &before)?;
+    }
+    Ok(0)
+}
+
+/// Implements rt_sigpending(2).
+fn rt_sigpending(task: &mut Task, [set, size, ..]: Args) -> SysResult {
+    if size != 8 {
+        return Err(Errno::INVAL);
+    }
+    let mut pending = 0u64;
+    // SAFETY: the kernel writes 8 bytes to a local.
+    unsafe { task.host(libc::SYS_rt_sigpending, [(&raw mut pending) as u64, 8, 0, 0, 0, 0])? };
+    access::write(set, &pending)?;
+    Ok(0)
+}
+
+/// Implements rt_sigtimedwait(2).
+fn rt_sigtimedwait(task: &mut Task, [set, info, timeout, size, ..]: Args) -> SysResult {
+    let set = read_set(set, size)?;
+    let limit: Option<[i64; 2]> = if timeout == 0 { None } else { Some(access::read(timeout)?) };
+    let mut filled: host::Info = [0; 128];
+    let pointer = limit.as_ref().map_or(0, |limit| std::ptr::from_ref(limit) as u64);
+    // SAFETY: all pointers are to locals of the documented sizes.
+    let signal = unsafe {
+        task.host(
+            libc::SYS_rt_sigtimedwait,
+            [(&raw const set) as u64, (&raw mut filled) as u64, pointer, 8, 0, 0],
+        )?
+    };
+    if info != 0 {
+        access::write_bytes(info, &filled)?;
+    }
+    Ok(signal)
+}
+
+/// Implements rt_sigsuspend(2): waits under another mask; the handler's frame keeps the old one.
+fn rt_sigsuspend(task: &mut Task, [set, size, ..]: Args) -> SysResult {
+    let wanted = read_set(set, size)? & !UNBLOCKABLE;
+    let kept = task.mask;
+    if host::pending() == 0 {
+        host::set_mask(wanted);
+        // SAFETY: no pointers.
+        let _ = unsafe { task.host(libc::SYS_pause, [0; 6]) };
+    }
+    task.mask = kept;
+    if host::pending() == 0 {
+        host::set_mask(kept);
+    }
+    Err(Errno::INTR)
+}
+
+/// Implements pause(2).
+fn pause(task: &mut Task, _: Args) -> SysResult {
+    // SAFETY: no pointers.
+    unsafe { task.host(libc::SYS_pause, [0; 6]) }
+}
+
+/// Implements kill(2) for the guest's own process; 0 and -1 mean it too.
+fn kill(task: &mut Task, [pid, signal, ..]: Args) -> SysResult {
+    // SAFETY: getpid has no preconditions.
+    let own = unsafe { libc::getpid() };
+    let pid = int(pid);
+    if task.process.contained && !(pid == own || pid == 0 || pid == -1 || pid == -own) {
+        return Err(Errno::SRCH);
+    }
+    let target = if task.process.contained { own } else { pid };
+    // SAFETY: no pointers.
+    unsafe { task.host(libc::SYS_kill, [i64::from(target).cast_unsigned(), signal, 0, 0, 0, 0]) }
+}
+
+/// The host's number of a thread that the guest names.
+fn host_thread(task: &Task, tid: u64) -> Result<u64, Errno> {
+    let tid = int(tid);
+    let threads = task.process.lock_threads();
+    let thread = threads.iter().find(|thread| thread.tid == tid).ok_or(Errno::SRCH)?;
+    Ok(u64::from(thread.host_tid.unsigned_abs()))
+}
+
+/// Implements tkill(2).
+fn tkill(task: &mut Task, [tid, signal, ..]: Args) -> SysResult {
+    // SAFETY: getpid has no preconditions.
+    let own = unsafe { libc::getpid() };
+    tgkill(task, [i64::from(own).cast_unsigned(), tid, signal, 0, 0, 0])
+}
+
+/// Implements tgkill(2).
+fn tgkill(task: &mut Task, [pid, tid, signal, ..]: Args) -> SysResult {
+    // SAFETY: getpid has no preconditions.
+    if int(pid) != unsafe { libc::getpid() } {
+        return Err(Errno::SRCH);
+    }
+    let tid = host_thread(task, tid)?;
+    // SAFETY: no pointers.
+    unsafe { task.host(libc::SYS_tgkill, [pid, tid, signal, 0, 0, 0]) }
+}
