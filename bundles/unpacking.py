@@ -2,10 +2,11 @@
 
 umoci does the dangerous part, applying layers without leaving the target; everything around it is here:
 
-* It is given a private view: a layout with one image, described anew from the checked models, whose blobs are links into the real layout.
-  It never reads JSON that a stranger wrote and never writes into the real layout.
-* It runs with an empty environment in a directory of its own, without input, in its own session; it dies with this process, and the kernel
-  lets it write below the target only (`confined`).
+* It is given a private view: a layout with one image, described anew from the checked models, whose blobs are links into the real
+  layout. It never reads JSON that a stranger wrote and never writes into the real layout.
+* It runs with an empty environment, without input, in its own session, and dies with this process; the kernel lets it write below the
+  target only (`confined`). The root file system is one level below the target, and next to it is only umoci's own working directory,
+  because umoci 0.4.7 takes a whiteout of `..` literally.
 * Limits hold while it runs, not only afterwards. Bytes: the kernel counts what the process writes (/proc/PID/io), and RLIMIT_FSIZE bounds
   each file. Files: the growing tree is counted, at intervals that keep counting under a tenth of the time. Time: it is killed.
 * Afterwards one pass over the tree makes it fit to keep (`_settle`): exact totals, no special files, no setuid, setgid or capabilities on
@@ -27,6 +28,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -136,6 +138,8 @@ def unpack(
             rootfs = target / "rootfs"
             _run(umoci, work, rootfs, limits, inherit)
             durable.remove_tree(work)
+            if rootfs.is_symlink() or not rootfs.is_dir():
+                raise UnpackError("umoci left no root directory: a layer of the image deletes it")
             _settle(rootfs, limits)
             durable.sync_filesystem(target)
         except BaseException:
@@ -169,26 +173,27 @@ def _run(umoci: Umoci, work: Path, rootfs: Path, limits: Limits, inherit: Sequen
     command = [sys.executable, "-I", "-S", confined.__file__, str(os.getpid()), str(limits.bytes), str(_MEMORY), str(rootfs.parent)]
     command += [umoci.path, "raw", "unpack", *rootless, "--image", "view:image", str(rootfs.absolute())]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(work), "TMPDIR": str(work), "LC_ALL": "C"}
-    log = work / "log"
-    with open(log, "wb") as output:
+    with tempfile.TemporaryFile(dir=work) as log:  # without a name: nothing that umoci does to the tree loses it
         process = subprocess.Popen(
             command,
             cwd=work,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=log,
+            stderr=log,
             start_new_session=True,
             pass_fds=tuple(inherit),
         )
-    try:
-        _watch(process, rootfs, limits)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if process.returncode != 0:
-        raise _explained(process.returncode, log, limits)
+        try:
+            _watch(process, rootfs, limits)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.returncode != 0:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
+            said = log.read().decode("utf-8", "replace").replace(str(rootfs.absolute()), "")
+            raise _explained(process.returncode, said, limits)
 
 
 def _watch(process: subprocess.Popen[bytes], rootfs: Path, limits: Limits) -> None:
@@ -292,11 +297,8 @@ def _walk(rootfs: Path, *, changing: bool) -> Iterator[tuple[os.DirEntry[str], o
                 raise
 
 
-def _explained(code: int, log: Path, limits: Limits) -> UnpackError | StorageFull:
+def _explained(code: int, said: str, limits: Limits) -> UnpackError | StorageFull:
     """The error for an umoci that failed, from the end of what it said."""
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - _LOG_TAIL))
-        said = file.read().decode("utf-8", "replace")
     lines = [line.strip(" •⨯") for line in re.sub(r"\x1b\[[0-9;]*m", "", said).splitlines() if line.strip()]
     last = lines[-1][:1000] if lines else f"it said nothing and ended with {code}"
     if "no space left on device" in last or "disk quota exceeded" in last:

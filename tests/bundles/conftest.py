@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bundles import Layout, RevisionStore, durable
+
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the kernel lets nobody else do what is tested")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory that is removed at once: hostile trees are too deep for pytest's own cleaning."""
+    path = tmp_path / "place"
+    path.mkdir()
+    yield path
+    durable.remove_tree(path)
+
+
+@pytest.fixture
+def layout(place: Path) -> Layout:
+    return Layout.create(place / "layout")
+
+
+@pytest.fixture
+def store(place: Path) -> RevisionStore:
+    return RevisionStore(place / "bundles")
