@@ -62,6 +62,9 @@ class Answer:
         while True:
             with self._failures():
                 block = self._response.read1(_BLOCK)
+                # read1 takes any end of the connection for the end of the body; the announced length says whether it is.
+                if not block and self._response.length:
+                    raise http.client.IncompleteRead(b"", self._response.length)
             if not block:
                 return
             yield block
@@ -95,7 +98,8 @@ class Client:
 
     @contextmanager
     def call(self, call: Call) -> Iterator[Answer]:
-        path = call.path if call.path.startswith("/") else f"/{call.path}"
+        path = "".join(letter if letter.isascii() else quote(letter) for letter in call.path)
+        path = path if path.startswith("/") else f"/{path}"
         target = f"/{quote(call.namespace)}/{quote(call.name)}{'' if path == '/' else path}"
         with self._request(call.method, target, call.headers, call.body) as answer:
             yield answer

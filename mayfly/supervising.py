@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -31,13 +32,6 @@ class Plane:
     arguments: tuple[str, ...]
 
 
-@dataclass
-class _Running:
-    plane: Plane
-    process: asyncio.subprocess.Process | None = None
-    restarts: int = 0
-
-
 class Supervisor:
     """Runs planes until it is told to stop.
 
@@ -47,7 +41,8 @@ class Supervisor:
     def __init__(
         self, planes: tuple[Plane, ...], *, drain: float, log: Callable[[str, str], None], note: Callable[[str, str], None]
     ) -> None:
-        self._running = [_Running(plane) for plane in planes]
+        self._planes = planes
+        self._restarts: Counter[str] = Counter()
         self._drain = drain
         self._log = log
         self._note = note
@@ -61,42 +56,37 @@ class Supervisor:
         self._stopping.set()
 
     @property
-    def stopping(self) -> asyncio.Event:
-        return self._stopping
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping.is_set()
 
     def restarts(self, name: str) -> int:
-        return sum(running.restarts for running in self._running if running.plane.name == name)
+        """How often a plane was started again."""
+        return self._restarts[name]
 
     async def run(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for running in self._running:
-                    group.create_task(self._keep(running))
-        finally:
-            # Reached with children alive only when this task was cancelled: then nobody waits for them to drain.
-            for running in self._running:
-                if running.process is not None and running.process.returncode is None:
-                    _signal(running.process, signal.SIGKILL)
+        async with asyncio.TaskGroup() as group:
+            for plane in self._planes:
+                group.create_task(self._keep(plane))
 
-    async def _keep(self, running: _Running) -> None:
+    async def _keep(self, plane: Plane) -> None:
         pause = FIRST_PAUSE
         clock = asyncio.get_running_loop().time
-        async with self._log_pipe(running.plane.name) as log:
+        async with self._log_pipe(plane.name) as log:
             while not self._stopping.is_set():
                 started = clock()
-                status = await self._run_once(running, log)
+                status = await self._run_once(plane, log)
                 if self._stopping.is_set():
                     return
                 if clock() - started >= STEADY:
                     pause = FIRST_PAUSE
-                running.restarts += 1
-                self._note(running.plane.name, f"ended unexpectedly ({_described(status)}), starting again in {pause:g} s")
+                self._restarts[plane.name] += 1
+                self._note(plane.name, f"ended unexpectedly ({_described(status)}), starting again in {pause:g} s")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _run_once(self, running: _Running, log: int) -> int:
-        plane = running.plane
+    async def _run_once(self, plane: Plane, log: int) -> int:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "mayfly.child", str(os.getpid()), plane.module, *plane.arguments),
@@ -106,10 +96,14 @@ class Supervisor:
             # Its own session: an interrupt at the terminal reaches the supervisor alone, which stops the planes in order.
             start_new_session=True,
         )
-        running.process = process
         stopper = asyncio.create_task(self._stop_when_asked(process))
         try:
             return await process.wait()
+        except asyncio.CancelledError:
+            # Whoever cancels does not wait for anything to drain.
+            _signal(process, signal.SIGKILL)
+            await process.wait()
+            raise
         finally:
             stopper.cancel()
 

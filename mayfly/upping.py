@@ -68,7 +68,7 @@ async def serve_node(data: Path, listen: str, monitor: Path, drain: float) -> No
         raise MachineError(f"{data}: {error.strerror}", hint="Choose a directory of your own with --data.") from error
     try:
         # Asked here, where the answer can be said plainly; whoever takes the address in between makes the server's start fail.
-        port = _free_port(host, port)
+        port = free_port(host, port)
         with Screen() as screen:
             await _Node(data, host, port, monitor, drain, lock, screen).serve()
     finally:
@@ -111,7 +111,7 @@ class _Node:
         self._screen.done("stopped")
 
     def _asked_to_stop(self) -> None:
-        again = self._supervisor.stopping.is_set()
+        again = self._supervisor.stopping
         self._screen.under_way("stopping at once …" if again else "calls come to their end; once more to stop at once …")
         self._supervisor.stop()
 
@@ -165,7 +165,7 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _free_port(host: str, port: int) -> int:
+def free_port(host: str, port: int) -> int:
     """`port` if it can be listened at; a free one for 0."""
     place = _address(host, port)
     try:

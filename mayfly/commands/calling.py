@@ -3,6 +3,7 @@
 import base64
 import codecs
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from mayfly.locating import data_directory, server_url
 from mayfly.waiting import parse_duration
 
 _MARGIN_SECONDS = 5.0
+_METHOD = re.compile(r"[A-Za-z][A-Za-z-]*")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The function.")]
 
@@ -57,6 +59,8 @@ def call(
 
     The exit status is 0 for a status below 400, else 7; 4 where there is no such function.
     """
+    if method is not None and not _METHOD.fullmatch(method):
+        raise typer.BadParameter(f"{method!r} is not a method", param_hint="--request")
     seconds = parse_duration(timeout) if timeout is not None else None
     # The server gives up in time and says so; this side only makes sure of it.
     client = Client(server_url(server, data_directory(data)), timeout=seconds + _MARGIN_SECONDS if seconds else None)

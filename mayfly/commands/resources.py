@@ -4,6 +4,7 @@ They go through the store and need no server: what is applied while nothing runs
 """
 
 import asyncio
+import shlex
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -137,8 +138,8 @@ def _describe(image: Image, problem: str | None) -> None:
             ("Image", spec.image),
             ("Contract", spec.contract),
             ("Port", str(spec.port)),
-            ("Command", "<the image's>" if spec.command is None else " ".join(spec.command)),
-            ("Args", "<the image's>" if spec.args is None else " ".join(spec.args)),
+            ("Command", shlex.join(spec.command) or "<the image's>"),
+            ("Args", shlex.join(spec.args) or "<the image's>"),
             ("Environment", "\n".join(f"{variable.name}={variable.value}" for variable in spec.env) or "<none>"),
             ("Timeout", spec.timeout),
             ("Memory", spec.memory),
@@ -215,7 +216,7 @@ def _targets(words: list[str], filenames: list[str], namespace: str | None) -> l
 
 def _print_machine_readable(images: list[Image], output: Format, *, single: bool) -> bool:
     """Print in the formats that programs read; False for those of people."""
-    documents: list[dict[str, Any]] = [image.model_dump(mode="json", by_alias=True, exclude_none=True) for image in images]
+    documents = [_document(image) for image in images]
     whole: Any = documents[0] if single else {"apiVersion": "v1", "kind": "List", "items": documents}
     match output:
         case Format.JSON:
@@ -228,3 +229,9 @@ def _print_machine_readable(images: list[Image], output: Format, *, single: bool
         case _:
             return False
     return True
+
+
+def _document(image: Image) -> dict[str, Any]:
+    """The whole resource, with the specification in its author's words: applied again, it changes nothing."""
+    whole = image.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {**whole, "spec": image.manifest()["spec"]}
