@@ -1,0 +1,448 @@
+//! What the guest may learn of a file and change about it, and its working directory.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use super::descriptors::{self, guest_fd};
+use super::host::{self, Statfs};
+use super::mounts::{Access, Mount, Purpose, Source, fd_path};
+use super::namespace::{Described, Files};
+use super::resolve::{At, Last, Rules, Target, is_directory, is_link};
+use super::synthetic::{Node, Tree, is_marked, whole_records};
+use crate::errno::Errno;
+
+/// `AT_STATX_FORCE_SYNC | AT_STATX_DONT_SYNC`
+const SYNC_FLAGS: i32 = libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC;
+
+const STAT_FLAGS: i32 = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_EMPTY_PATH;
+
+impl<'a> Files<'a> {
+    /// stat, lstat, newfstatat.
+    pub fn stat(&self, at: At<'_>, flags: i32) -> Result<libc::stat, Errno> {
+        check(flags, STAT_FLAGS)?;
+        self.stat_of(&self.object(at, flags)?)
+    }
+
+    /// fstat.
+    pub fn stat_descriptor(&self, fd: RawFd) -> Result<libc::stat, Errno> {
+        self.stat_of_open(host::guest_descriptor(guest_fd(fd)?))
+    }
+
+    /// statx.
+    pub fn statx(&self, at: At<'_>, flags: i32, mask: u32) -> Result<libc::statx, Errno> {
+        check(flags, STAT_FLAGS | SYNC_FLAGS)?;
+        if mask & libc::STATX__RESERVED.cast_unsigned() != 0 || flags & SYNC_FLAGS == SYNC_FLAGS {
+            return Err(Errno::INVAL);
+        }
+        let target = self.object(at, flags)?;
+        let file = match &target {
+            Target::Host { file, .. } | Target::Descriptor(file) => file,
+            Target::Special { file, .. } => &file.file(Purpose::Look)?,
+            Target::Node { .. } => return Ok(extended(&self.stat_of(&target)?)),
+        };
+        let stat = self.stat_of(&target)?;
+        if is_marked(&host::stat(host::borrow(file))?) {
+            return Ok(extended(&stat));
+        }
+        host::statx(host::borrow(file), flags & SYNC_FLAGS, mask)
+    }
+
+    /// access, faccessat, faccessat2.
+    pub fn access(&self, at: At<'_>, mode: i32, flags: i32) -> Result<(), Errno> {
+        check(
+            flags,
+            libc::AT_SYMLINK_NOFOLLOW | libc::AT_EACCESS | libc::AT_EMPTY_PATH,
+        )?;
+        if mode & !(libc::R_OK | libc::W_OK | libc::X_OK) != 0 {
+            return Err(Errno::INVAL);
+        }
+        let target = self.object(at, flags)?;
+        let flags = flags & libc::AT_EACCESS;
+        let (file, writable) = match &target {
+            Target::Host { file, mount } => (host::borrow(file), mount.access == Access::ReadWrite),
+            Target::Special { file, mount } => {
+                let file = file.file(Purpose::Look)?;
+                return Self::access_file(
+                    host::borrow(&file),
+                    mount.access == Access::ReadWrite,
+                    mode,
+                    flags,
+                );
+            }
+            Target::Descriptor(file) => (host::borrow(file), self.is_writable(file)?),
+            Target::Node {
+                node: Node::Device(index),
+                ..
+            } => (self.namespace.devices.reference(*index), true),
+            Target::Node {
+                node: Node::Directory(_),
+                ..
+            } if mode & libc::W_OK == 0 => return Ok(()),
+            Target::Node { .. } if mode & (libc::W_OK | libc::X_OK) == 0 => return Ok(()),
+            Target::Node { .. } => return Err(Errno::ACCES),
+        };
+        Self::access_file(file, writable, mode, flags)
+    }
+
+    fn access_file(file: BorrowedFd<'_>, writable: bool, mode: i32, flags: i32) -> Result<(), Errno> {
+        host::access(file, mode, flags)?;
+        if mode & libc::W_OK != 0 && !writable {
+            let kind = host::stat(file)?.st_mode & libc::S_IFMT;
+            if matches!(kind, libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK) {
+                return Err(Errno::ROFS);
+            }
+        }
+        Ok(())
+    }
+
+    /// readlink, readlinkat.
+    pub fn read_link(&self, at: At<'_>) -> Result<Vec<u8>, Errno> {
+        if at.path.is_empty() {
+            let fd = descriptors::pin(at.directory)?;
+            return match self.node_of(host::borrow(&fd))? {
+                Some((node, ..)) => self.read_node(&node, Errno::NOENT),
+                None => host::read_link(host::borrow(&fd), c""),
+            };
+        }
+        match self.find(at, Last::Keep)? {
+            Target::Host { file, .. } if is_link(&host::stat(host::borrow(&file))?) => {
+                host::read_link(host::borrow(&file), c"")
+            }
+            Target::Node { node, .. } => self.read_node(&node, Errno::INVAL),
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    fn read_node(&self, node: &Node, otherwise: Errno) -> Result<Vec<u8>, Errno> {
+        match node {
+            Node::Link(target) => Ok(target.clone()),
+            Node::Descriptor(fd) => self.descriptor_path(*fd),
+            _ => Err(otherwise),
+        }
+    }
+
+    /// chmod, fchmodat, fchmodat2.
+    pub fn chmod(&self, at: At<'_>, mode: u32, flags: i32) -> Result<(), Errno> {
+        check(flags, libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH)?;
+        let file = self.changeable(self.object(at, flags)?)?;
+        if is_link(&host::stat(host::borrow(&file))?) {
+            return Err(Errno::OPNOTSUPP);
+        }
+        host::chmod(self.proc(), &fd_path(file.as_raw_fd())?, mode & 0o7777)
+    }
+
+    /// fchmod.
+    pub fn chmod_descriptor(&self, fd: RawFd, mode: u32) -> Result<(), Errno> {
+        let file = self.changeable(Target::Descriptor(descriptors::pin(fd)?))?;
+        host::fchmod(host::borrow(&file), mode & 0o7777)
+    }
+
+    /// chown, lchown, fchownat.
+    pub fn chown(&self, at: At<'_>, user: u32, group: u32, flags: i32) -> Result<(), Errno> {
+        check(flags, libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH)?;
+        host::chown(
+            host::borrow(&self.changeable(self.object(at, flags)?)?),
+            user,
+            group,
+        )
+    }
+
+    /// fchown.
+    pub fn chown_descriptor(&self, fd: RawFd, user: u32, group: u32) -> Result<(), Errno> {
+        self.chown(At::new(guest_fd(fd)?, c""), user, group, libc::AT_EMPTY_PATH)
+    }
+
+    /// utimensat with a path, utime, utimes, futimesat.
+    pub fn set_times(
+        &self,
+        at: At<'_>,
+        times: Option<&[libc::timespec; 2]>,
+        flags: i32,
+    ) -> Result<(), Errno> {
+        check(flags, libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH)?;
+        let file = self.changeable(self.object(at, flags)?)?;
+        host::set_times(self.proc(), &fd_path(file.as_raw_fd())?, times)
+    }
+
+    /// utimensat without a path.
+    pub fn set_times_of_descriptor(
+        &self,
+        fd: RawFd,
+        times: Option<&[libc::timespec; 2]>,
+    ) -> Result<(), Errno> {
+        self.set_times(At::new(guest_fd(fd)?, c""), times, libc::AT_EMPTY_PATH)
+    }
+
+    /// truncate.
+    pub fn truncate(&self, path: At<'_>, length: i64) -> Result<(), Errno> {
+        if length < 0 {
+            return Err(Errno::INVAL);
+        }
+        let target = self.find(path, Last::Follow)?;
+        match self.stat_of(&target)?.st_mode & libc::S_IFMT {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => return Err(Errno(libc::EISDIR)),
+            _ => return Err(Errno::INVAL),
+        }
+        let file = self.changeable(target)?;
+        let file = host::open(self.proc(), &fd_path(file.as_raw_fd())?, libc::O_WRONLY)?;
+        host::truncate(host::borrow(&file), length)
+    }
+
+    /// statfs.
+    pub fn statfs(&self, path: At<'_>) -> Result<Statfs, Errno> {
+        match self.find(path, Last::Follow)? {
+            Target::Host { file, mount } => limited(host::statfs(host::borrow(&file))?, mount),
+            Target::Special { file, mount } => {
+                limited(host::statfs(host::borrow(&file.file(Purpose::Look)?))?, mount)
+            }
+            Target::Descriptor(file) => self.statfs_of_open(host::borrow(&file)),
+            Target::Node { tree, .. } => synthetic_statfs(self.proc(), tree),
+        }
+    }
+
+    /// fstatfs.
+    pub fn statfs_descriptor(&self, fd: RawFd) -> Result<Statfs, Errno> {
+        self.statfs_of_open(host::borrow(&descriptors::pin(fd)?))
+    }
+
+    fn statfs_of_open(&self, file: BorrowedFd<'_>) -> Result<Statfs, Errno> {
+        let statfs = host::statfs(file)?;
+        let Described::Path { path, .. } = self.namespace.describe(file)? else {
+            return Ok(statfs);
+        };
+        let mount = self.namespace.mounts.of(&path)?;
+        match &mount.source {
+            Source::Tree(tree) => synthetic_statfs(self.proc(), *tree),
+            _ => limited(statfs, mount),
+        }
+    }
+
+    /// getxattr and its kin: whether there is the file to ask, which then has no such attribute.
+    pub fn get_attribute(&self, at: At<'_>, flags: i32) -> Result<(), Errno> {
+        self.object(at, flags)?;
+        Err(Errno(libc::ENODATA))
+    }
+
+    /// listxattr and its kin: whether there is the file to ask, which then has none.
+    pub fn list_attributes(&self, at: At<'_>, flags: i32) -> Result<(), Errno> {
+        self.object(at, flags).map(|_| ())
+    }
+
+    /// setxattr, removexattr and their kin: no mount has them.
+    pub fn change_attribute(&self, at: At<'_>, flags: i32) -> Result<(), Errno> {
+        self.changeable(self.object(at, flags)?)?;
+        Err(Errno::OPNOTSUPP)
+    }
+
+    /// getcwd, and what `/proc/self/cwd` shows.
+    pub fn current_directory(&self) -> Result<Vec<u8>, Errno> {
+        let mut path = self.namespace.working_directory()?;
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        Ok(path)
+    }
+
+    /// chdir.
+    pub fn change_directory(&self, path: At<'_>) -> Result<(), Errno> {
+        match self.find(path, Last::Follow)? {
+            Target::Host { file, .. } => self.namespace.enter(host::borrow(&file)),
+            Target::Node {
+                node: node @ Node::Directory(_),
+                tree,
+                path,
+            } => {
+                self.namespace
+                    .set_synthetic_directory(Some(node.materialize(self, tree, &path)?));
+                Ok(())
+            }
+            _ => Err(Errno::NOTDIR),
+        }
+    }
+
+    /// fchdir.
+    pub fn change_to_descriptor(&self, fd: RawFd) -> Result<(), Errno> {
+        let file = descriptors::pin(fd)?;
+        if let Some((node, tree, path)) = self.node_of(host::borrow(&file))? {
+            let Node::Directory(_) = node else {
+                return Err(Errno::NOTDIR);
+            };
+            self.namespace
+                .set_synthetic_directory(Some(node.materialize(self, tree, &path)?));
+            return Ok(());
+        }
+        if !is_directory(&host::stat(host::borrow(&file))?) {
+            return Err(Errno::NOTDIR);
+        }
+        match self.namespace.describe(host::borrow(&file))? {
+            Described::Path { .. } => self.namespace.enter(host::borrow(&file)),
+            Described::Unnamed(_) | Described::Foreign => Err(Errno::ACCES),
+        }
+    }
+
+    /// getdents64: whole records, as many as fit.
+    pub fn read_directory(&self, fd: RawFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let directory = host::guest_descriptor(guest_fd(fd)?);
+        match host::directory_records(directory, buffer) {
+            Ok(length) => return usize::try_from(length).map_err(|_| Errno::IO),
+            Err(Errno::NOTDIR) => {}
+            Err(error) => return Err(error),
+        }
+        if !matches!(self.node_of(directory)?, Some((Node::Directory(_), ..))) {
+            return Err(Errno::NOTDIR);
+        }
+        let position = host::seek(directory, 0, libc::SEEK_CUR)?;
+        let length = host::read_at(directory, buffer, position)?;
+        let whole = whole_records(&buffer[..length], length);
+        if length > 0 && whole == 0 {
+            return Err(Errno::INVAL);
+        }
+        let end = position.saturating_add(i64::try_from(whole).map_err(|_| Errno::IO)?);
+        host::seek(directory, end, libc::SEEK_SET)?;
+        Ok(whole)
+    }
+
+    /// What a call names by a path, or by a descriptor alone.
+    fn object(&self, at: At<'_>, flags: i32) -> Result<Target<'a>, Errno> {
+        if at.path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
+            return match at.directory {
+                libc::AT_FDCWD => self.find(At::cwd(c"."), Last::Follow),
+                fd => Ok(Target::Descriptor(descriptors::pin(fd)?)),
+            };
+        }
+        self.find(
+            at,
+            if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
+                Last::Keep
+            } else {
+                Last::Follow
+            },
+        )
+    }
+
+    fn stat_of(&self, target: &Target<'_>) -> Result<libc::stat, Errno> {
+        match target {
+            Target::Host { file, .. } => host::stat(host::borrow(file)),
+            Target::Descriptor(file) => self.stat_of_open(host::borrow(file)),
+            Target::Special { file, .. } => host::stat(host::borrow(&file.file(Purpose::Look)?)),
+            Target::Node { node, tree, path } => node.stat(self, *tree, path),
+        }
+    }
+
+    fn stat_of_open(&self, file: BorrowedFd<'_>) -> Result<libc::stat, Errno> {
+        let stat = host::stat(file)?;
+        if is_marked(&stat)
+            && let Some((node, tree, path)) = self.node_of(file)?
+        {
+            return node.stat(self, tree, &path);
+        }
+        Ok(stat)
+    }
+
+    /// The synthetic file that an open descriptor stands for.
+    fn node_of(&self, file: BorrowedFd<'_>) -> Result<Option<(Node, Tree, Vec<u8>)>, Errno> {
+        if !is_marked(&host::stat(file)?) {
+            return Ok(None);
+        }
+        let Described::Path { path, .. } = self.namespace.describe(file)? else {
+            return Ok(None);
+        };
+        let mount = self.namespace.mounts.of(&path)?;
+        let Source::Tree(tree) = mount.source else {
+            return Ok(None);
+        };
+        // It may be gone by now, as `/proc/self/fd/N` is after a close; what is left then is the file in memory.
+        let found = mount.below(&path).map(|rest| tree.look(self, rest));
+        Ok(found.and_then(Result::ok).map(|node| (node, tree, path)))
+    }
+
+    /// The file, if the guest may change anything about it.
+    fn changeable(&self, target: Target<'a>) -> Result<OwnedFd, Errno> {
+        match target {
+            Target::Host { file, mount } => mount.check_writable().map(|()| file),
+            Target::Special { file, mount } => {
+                mount.check_writable()?;
+                file.file(Purpose::Look)
+            }
+            Target::Descriptor(file) if self.is_writable(&file)? => Ok(file),
+            Target::Descriptor(_) | Target::Node { .. } => Err(Errno::ROFS),
+        }
+    }
+
+    /// Whether a file that the guest has open lies where it may write.
+    fn is_writable(&self, file: &OwnedFd) -> Result<bool, Errno> {
+        Ok(match self.namespace.describe(host::borrow(file))? {
+            Described::Path { path, .. } => self.namespace.mounts.of(&path)?.access == Access::ReadWrite,
+            Described::Unnamed(_) => true,
+            Described::Foreign => false,
+        })
+    }
+
+    fn proc(&self) -> BorrowedFd<'a> {
+        host::borrow(&self.namespace.proc)
+    }
+
+    /// The canonical path of an existing file, links followed.
+    pub fn canonical(&self, path: At<'_>) -> Result<Vec<u8>, Errno> {
+        self.reach(path, Last::Follow, Rules::default(), |location| {
+            self.reference(location, 0)?;
+            Ok(if location.path.is_empty() {
+                b"/".to_vec()
+            } else {
+                location.path.clone()
+            })
+        })
+    }
+}
+
+/// Refuses flags that a call does not know.
+fn check(flags: i32, known: i32) -> Result<(), Errno> {
+    if flags & !known == 0 {
+        Ok(())
+    } else {
+        Err(Errno::INVAL)
+    }
+}
+
+/// What a mount adds to what its host directory says.
+fn limited(mut statfs: Statfs, mount: &Mount) -> Result<Statfs, Errno> {
+    if mount.access == Access::ReadOnly {
+        statfs.flags |= i64::try_from(libc::ST_RDONLY).map_err(|_| Errno::IO)?;
+    }
+    Ok(statfs)
+}
+
+fn synthetic_statfs(proc: BorrowedFd<'_>, tree: Tree) -> Result<Statfs, Errno> {
+    // The host's /proc has the shape that is wanted: no blocks, no files.
+    let mut statfs = host::statfs(proc)?;
+    statfs.kind = tree.magic();
+    Ok(statfs)
+}
+
+/// A struct stat as statx(2) gives it.
+fn extended(stat: &libc::stat) -> libc::statx {
+    let time = |seconds: i64, nanoseconds: i64| {
+        let mut time = host::zeroed_statx().stx_mtime;
+        time.tv_sec = seconds;
+        time.tv_nsec = u32::try_from(nanoseconds).unwrap_or(0);
+        time
+    };
+    let mut statx = host::zeroed_statx();
+    statx.stx_mask = libc::STATX_BASIC_STATS;
+    statx.stx_blksize = u32::try_from(stat.st_blksize).unwrap_or(4096);
+    statx.stx_nlink = u32::try_from(stat.st_nlink).unwrap_or(1);
+    statx.stx_uid = stat.st_uid;
+    statx.stx_gid = stat.st_gid;
+    statx.stx_mode = u16::try_from(stat.st_mode).unwrap_or(0);
+    statx.stx_ino = stat.st_ino;
+    statx.stx_size = stat.st_size.unsigned_abs();
+    statx.stx_blocks = stat.st_blocks.unsigned_abs();
+    statx.stx_atime = time(stat.st_atime, stat.st_atime_nsec);
+    statx.stx_mtime = time(stat.st_mtime, stat.st_mtime_nsec);
+    statx.stx_ctime = time(stat.st_ctime, stat.st_ctime_nsec);
+    statx.stx_rdev_major = libc::major(stat.st_rdev);
+    statx.stx_rdev_minor = libc::minor(stat.st_rdev);
+    statx.stx_dev_major = libc::major(stat.st_dev);
+    statx.stx_dev_minor = libc::minor(stat.st_dev);
+    statx
+}

@@ -1,0 +1,317 @@
+//! What is where: the table of places that make the guest's tree.
+//!
+//! A mount ties a path of the guest to a source: a directory of the host, a private directory that is made when it is first
+//! touched, a synthetic tree, or one special file. Its path is canonical (no links, no `..`), so that the longest match over
+//! a canonical path tells the mount.
+//!
+//! Invariant: whether something may be written is asked of the same [`Mount`] whose root descriptor is then used.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use super::host;
+use super::synthetic::Tree;
+use crate::errno::Errno;
+
+/// Whether the guest may change what a mount holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
+/// What a special file is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The guest looks at its attributes.
+    Look,
+    /// The guest opens it.
+    Open,
+}
+
+/// A single file that the owner of the namespace provides, such as `/.request`.
+pub trait SpecialFile: Send + Sync {
+    /// The file at this moment, above the floor; may wait when it is opened. The guest gets its own open file of it.
+    fn file(&self, purpose: Purpose) -> Result<OwnedFd, Errno>;
+}
+
+/// One entry of the table.
+pub struct Mount {
+    /// The canonical path in the guest, `""` for the root.
+    pub(super) path: Vec<u8>,
+    pub(super) access: Access,
+    /// Whether device files in it can be opened.
+    pub(super) devices: bool,
+    pub(super) source: Source,
+}
+
+pub(super) enum Source {
+    Directory(Directory),
+    Scratch(Scratch),
+    Tree(Tree),
+    Special(Box<dyn SpecialFile>),
+}
+
+/// A directory of the host.
+pub(super) struct Directory {
+    root: OwnedFd,
+    /// Where the host has it, as /proc shows it: without the last slash, so `""` for `/`.
+    host: Vec<u8>,
+}
+
+impl Directory {
+    /// `root` must be above the floor.
+    pub(super) fn new(proc: BorrowedFd<'_>, root: OwnedFd) -> Result<Self, Errno> {
+        let mut host = host::read_link(proc, &fd_path(root.as_raw_fd())?)?;
+        if host == b"/" {
+            host.clear();
+        }
+        Ok(Self { root, host })
+    }
+}
+
+/// A private writable directory, made when it is first touched: `<parent>/<instance>/<name>`.
+///
+/// Whoever made `parent` deletes `<instance>` when the guest is gone. All processes of a guest share it, so "exists
+/// already" is success.
+pub(super) struct Scratch {
+    parent: OwnedFd,
+    instance: CString,
+    name: CString,
+    host: Vec<u8>,
+    /// The descriptor once it exists, else -1. No lock, because fork may happen at any time.
+    root: AtomicI32,
+}
+
+impl Scratch {
+    /// `parent` must be above the floor.
+    pub(super) fn new(
+        proc: BorrowedFd<'_>,
+        parent: OwnedFd,
+        instance: &[u8],
+        name: &[u8],
+    ) -> Result<Self, Errno> {
+        let mut host = host::read_link(proc, &fd_path(parent.as_raw_fd())?)?;
+        if host == b"/" {
+            host.clear();
+        }
+        for part in [instance, name] {
+            host.push(b'/');
+            host.extend_from_slice(part);
+        }
+        Ok(Self {
+            parent,
+            instance: host::c_string(instance)?,
+            name: host::c_string(name)?,
+            host,
+            root: AtomicI32::new(-1),
+        })
+    }
+
+    /// Preconditions: the directory was not made yet.
+    fn rename(&mut self, instance: &[u8]) -> Result<(), Errno> {
+        let kept = self.host.len() - self.name.as_bytes().len() - self.instance.as_bytes().len() - 1;
+        self.host.truncate(kept);
+        self.host.extend_from_slice(instance);
+        self.host.push(b'/');
+        self.host.extend_from_slice(self.name.as_bytes());
+        self.instance = host::c_string(instance)?;
+        Ok(())
+    }
+
+    fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
+        let known = self.root.load(Ordering::Acquire);
+        if known < 0 {
+            let made = self.make()?.into_raw_fd();
+            if let Err(earlier) = self
+                .root
+                .compare_exchange(-1, made, Ordering::AcqRel, Ordering::Acquire)
+            {
+                // SAFETY: `made` was taken from its owner above, and nobody else has seen it.
+                drop(unsafe { OwnedFd::from_raw_fd(made) });
+                return Ok(borrow_for(self, earlier));
+            }
+            return Ok(borrow_for(self, made));
+        }
+        Ok(borrow_for(self, known))
+    }
+
+    fn make(&self) -> Result<OwnedFd, Errno> {
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let instance = make_and_open(
+            host::borrow(&self.parent),
+            &self.instance,
+            0o700,
+            flags | libc::O_PATH,
+        )?;
+        let root = make_and_open(host::borrow(&instance), &self.name, 0o1777, flags)?;
+        // The mode of mkdir is subject to the guest's umask.
+        host::fchmod(host::borrow(&root), 0o1777)?;
+        Ok(root)
+    }
+}
+
+fn borrow_for(_owner: &Scratch, fd: i32) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor in `root` is closed only when the owner is dropped.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let fd = *self.root.get_mut();
+        if fd >= 0 {
+            // SAFETY: only `root` put it there, giving up its ownership.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+}
+
+fn make_and_open(dir: BorrowedFd<'_>, name: &CString, mode: u32, flags: i32) -> Result<OwnedFd, Errno> {
+    match host::make_directory(dir, name, mode) {
+        Ok(()) | Err(Errno::EXIST) => host::open(dir, name, flags),
+        Err(error) => Err(error),
+    }
+}
+
+impl Mount {
+    /// The directory that a directory mount shows.
+    pub(super) fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
+        match &self.source {
+            Source::Directory(directory) => Ok(host::borrow(&directory.root)),
+            Source::Scratch(scratch) => scratch.root(),
+            Source::Tree(_) | Source::Special(_) => Err(Errno::INVAL),
+        }
+    }
+
+    pub(super) fn is_on_host(&self) -> bool {
+        matches!(self.source, Source::Directory(_) | Source::Scratch(_))
+    }
+
+    /// Whether this is a private directory of the instance.
+    pub(super) fn is_scratch(&self) -> bool {
+        matches!(self.source, Source::Scratch(_))
+    }
+
+    /// Whether this is a private directory with something in it.
+    pub(super) fn is_occupied_scratch(&self) -> bool {
+        let Source::Scratch(scratch) = &self.source else {
+            return false;
+        };
+        let known = scratch.root.load(Ordering::Acquire);
+        if known < 0 {
+            return false;
+        }
+        let list = host::open(
+            borrow_for(scratch, known),
+            c".",
+            libc::O_RDONLY | libc::O_DIRECTORY,
+        );
+        list.and_then(host::names)
+            .is_ok_and(|names| names.iter().any(|name| name != b"." && name != b".."))
+    }
+
+    pub(super) fn is_directory(&self) -> bool {
+        !matches!(self.source, Source::Special(_))
+    }
+
+    /// Where the host has the directory, without the last slash.
+    fn host_path(&self) -> Option<&[u8]> {
+        match &self.source {
+            Source::Directory(directory) => Some(&directory.host),
+            Source::Scratch(scratch) => Some(&scratch.host),
+            Source::Tree(_) | Source::Special(_) => None,
+        }
+    }
+
+    pub(super) fn check_writable(&self) -> Result<(), Errno> {
+        match self.access {
+            Access::ReadOnly => Err(Errno::ROFS),
+            Access::ReadWrite => Ok(()),
+        }
+    }
+
+    /// What is left of a canonical path of the guest below this mount: `""`, or `/…`.
+    pub(super) fn below<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        below(&self.path, path)
+    }
+}
+
+/// What is left of `path` below `prefix`, if it is there.
+fn below<'p>(prefix: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
+    let rest = path.strip_prefix(prefix)?;
+    (rest.is_empty() || rest.starts_with(b"/")).then_some(rest)
+}
+
+/// The whole table, longest path first.
+pub(super) struct Mounts(Vec<Mount>);
+
+impl Mounts {
+    pub(super) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Puts a mount in its place; one on the same path is replaced.
+    pub(super) fn insert(&mut self, mount: Mount) {
+        self.0.retain(|other| other.path != mount.path);
+        self.0.push(mount);
+        self.0.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
+    }
+
+    /// The mount that a canonical path of the guest lies in.
+    pub(super) fn of(&self, path: &[u8]) -> Result<&Mount, Errno> {
+        self.0
+            .iter()
+            .find(|mount| mount.below(path).is_some())
+            .ok_or(Errno::NOENT)
+    }
+
+    /// What is mounted exactly here.
+    pub(super) fn at(&self, path: &[u8]) -> Option<&Mount> {
+        self.0.iter().find(|mount| mount.path == path)
+    }
+
+    /// Whether something is mounted exactly here.
+    pub(super) fn is_mount_point(&self, path: &[u8]) -> bool {
+        self.at(path).is_some()
+    }
+
+    /// The path by which the guest knows a path of the host.
+    pub(super) fn guest_path(&self, host: &[u8]) -> Option<Vec<u8>> {
+        let known = self.0.iter().filter_map(|mount| {
+            let place = mount.host_path()?;
+            Some((
+                place.len(),
+                mount,
+                below(place, if host == b"/" { b"" } else { host })?,
+            ))
+        });
+        let (_, mount, rest) = known.max_by_key(|(length, ..)| *length)?;
+        Some([&mount.path, rest].concat())
+    }
+
+    /// Gives the private directories another instance's name; none of them has been made.
+    pub(super) fn set_instance(&mut self, name: &[u8]) -> Result<(), Errno> {
+        for mount in &mut self.0 {
+            if let Source::Scratch(scratch) = &mut mount.source {
+                scratch.rename(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets device files of the host's directories be opened.
+    pub(super) fn allow_devices(&mut self) {
+        self.0.iter_mut().for_each(|mount| mount.devices = true);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Mount> {
+        self.0.iter()
+    }
+}
+
+/// The link that stands for a descriptor, below the host's /proc. By the thread, because `self` is its process's first
+/// thread, which may have ended.
+pub(super) fn fd_path(fd: RawFd) -> Result<CString, Errno> {
+    host::c_string(format!("thread-self/fd/{fd}").as_bytes())
+}

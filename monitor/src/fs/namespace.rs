@@ -1,0 +1,434 @@
+//! The namespace itself: how it is put together, and what it knows about descriptors and the working directory.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use super::descriptors::{self, guest_fd};
+use super::host;
+use super::mounts::{Access, Directory, Mount, Mounts, Scratch, Source, SpecialFile, fd_path};
+use super::resolve::{At, Last, Rules};
+use super::synthetic::{self, Devices, Machine, Tree};
+use crate::errno::Errno;
+
+/// What the synthetic files tell about the guest; implemented by whoever runs it.
+pub trait GuestInfo: Send + Sync {
+    /// The guest's mappings, lowest first.
+    fn regions(&self) -> Vec<Region>;
+    /// The guest's path of the program that runs.
+    fn executable(&self) -> Vec<u8>;
+    /// The arguments, each ended by a NUL.
+    fn arguments(&self) -> Vec<u8>;
+    /// The environment at the start, each entry ended by a NUL.
+    fn environment(&self) -> Vec<u8>;
+    /// The auxiliary vector, as it lies on the stack.
+    fn auxiliary_vector(&self) -> Vec<u8>;
+    /// The guest's threads by their host ids.
+    fn threads(&self) -> Vec<i32>;
+    /// The name of one of them, without a newline.
+    fn thread_name(&self, thread: i32) -> Option<Vec<u8>>;
+    /// What the guest may use, in bytes.
+    fn memory_limit(&self) -> u64;
+    /// What it has mapped writable, in bytes.
+    fn memory_used(&self) -> u64;
+    /// How many processors it sees.
+    fn processors(&self) -> u32;
+    /// What uname(2) says.
+    fn hostname(&self) -> Vec<u8>;
+}
+
+/// One mapping of the guest.
+#[derive(Clone, Debug, Default)]
+pub struct Region {
+    pub start: u64,
+    pub end: u64,
+    pub read: bool,
+    pub write: bool,
+    pub execute: bool,
+    pub shared: bool,
+    pub offset: u64,
+    pub device: u64,
+    pub inode: u64,
+    /// The guest's path of the file, or a name such as `[stack]`.
+    pub name: Vec<u8>,
+}
+
+/// The mounts of a guest, and its working directory where the host process cannot have it.
+pub struct Namespace {
+    /// The host's /proc: where a descriptor leads, and how a reference is opened.
+    pub(super) proc: OwnedFd,
+    pub(super) mounts: Mounts,
+    pub(super) machine: Machine,
+    pub(super) devices: Devices,
+    /// The descriptor of a synthetic directory (see `synthetic`) that the guest works in, or -1: then the host process's own
+    /// working directory is the guest's. No lock, because fork may happen at any time.
+    synthetic_directory: AtomicI32,
+}
+
+/// Puts a namespace together. The guest does not run yet, and the process has the root that it will keep.
+pub struct Builder {
+    namespace: Namespace,
+    instance: Vec<u8>,
+}
+
+impl Builder {
+    /// Starts with the root, a directory of the host.
+    pub fn new(root: &Path, access: Access) -> Result<Self, Errno> {
+        let proc = host::open(
+            host::working_directory(),
+            c"/proc",
+            libc::O_PATH | libc::O_DIRECTORY,
+        )?;
+        let namespace = Namespace {
+            machine: Machine::observe(host::borrow(&proc)),
+            devices: Devices::open()?,
+            proc,
+            mounts: Mounts::new(),
+            synthetic_directory: AtomicI32::new(-1),
+        };
+        let mut builder = Self {
+            namespace,
+            instance: Vec::new(),
+        };
+        builder.insert_directory(b"/", root, access, false)?;
+        Ok(builder)
+    }
+
+    /// Device files of the root may be opened: for a guest that is run on the machine's own tree.
+    #[must_use]
+    pub fn with_devices(mut self) -> Self {
+        self.namespace.mounts.allow_devices();
+        self
+    }
+
+    /// The instance's own directory below `parent`, which [`Builder::scratch`] uses. Nothing is made yet.
+    #[must_use]
+    pub fn instance(mut self, name: &str) -> Self {
+        self.instance = name.as_bytes().to_vec();
+        self
+    }
+
+    /// Shows a directory of the host at `path`.
+    pub fn directory(mut self, path: &str, directory: &Path, access: Access) -> Result<Self, Errno> {
+        self.insert_directory(path.as_bytes(), directory, access, false)?;
+        Ok(self)
+    }
+
+    /// Gives the guest an empty private directory at `path`: `<parent>/<instance>/<path with dashes>`.
+    pub fn scratch(mut self, path: &str, parent: &Path) -> Result<Self, Errno> {
+        let parent = open_directory(parent)?;
+        let name = path.trim_matches('/').replace('/', "-");
+        let scratch = Scratch::new(
+            host::borrow(&self.namespace.proc),
+            parent,
+            &self.instance,
+            name.as_bytes(),
+        )?;
+        self.insert(
+            path.as_bytes(),
+            Access::ReadWrite,
+            false,
+            Source::Scratch(scratch),
+        )?;
+        Ok(self)
+    }
+
+    /// Shows /proc of the guest.
+    pub fn proc(mut self) -> Result<Self, Errno> {
+        self.insert(b"/proc", Access::ReadOnly, false, Source::Tree(Tree::Proc))?;
+        Ok(self)
+    }
+
+    /// Shows /sys of the guest.
+    pub fn sys(mut self) -> Result<Self, Errno> {
+        self.insert(b"/sys", Access::ReadOnly, false, Source::Tree(Tree::Sys))?;
+        Ok(self)
+    }
+
+    /// Shows /dev with null, zero, full, random, urandom and the standard streams.
+    pub fn dev(mut self) -> Result<Self, Errno> {
+        self.insert(b"/dev", Access::ReadOnly, true, Source::Tree(Tree::Dev))?;
+        Ok(self)
+    }
+
+    /// Shows one file at `path`.
+    pub fn special(mut self, path: &str, access: Access, file: Box<dyn SpecialFile>) -> Result<Self, Errno> {
+        self.insert(path.as_bytes(), access, false, Source::Special(file))?;
+        Ok(self)
+    }
+
+    pub fn build(self) -> Namespace {
+        self.namespace
+    }
+
+    fn insert_directory(
+        &mut self,
+        path: &[u8],
+        directory: &Path,
+        access: Access,
+        devices: bool,
+    ) -> Result<(), Errno> {
+        let directory = Directory::new(host::borrow(&self.namespace.proc), open_directory(directory)?)?;
+        self.insert(path, access, devices, Source::Directory(directory))
+    }
+
+    /// Mount paths must be canonical: where the root has a link on the way, the mount goes to where that link leads. When
+    /// that is another mount's place the other one serves both.
+    fn insert(&mut self, path: &[u8], access: Access, devices: bool, source: Source) -> Result<(), Errno> {
+        let path = if path == b"/" {
+            Vec::new()
+        } else {
+            self.canonical(path)?
+        };
+        if path.is_empty() || !self.namespace.mounts.is_mount_point(&path) {
+            self.namespace.mounts.insert(Mount {
+                path,
+                access,
+                devices,
+                source,
+            });
+        }
+        Ok(())
+    }
+
+    fn canonical(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
+        let files = Files {
+            namespace: &self.namespace,
+            guest: &NoGuest,
+        };
+        let mut place = Vec::new();
+        files.reach(
+            At::cwd(&host::c_string(path)?),
+            Last::Follow,
+            Rules::default(),
+            |location| {
+                place = location.path.clone();
+                match files.reference(location, 0) {
+                    Err(Errno::LOOP) => Err(Errno::LOOP),
+                    // It need not exist: what is mounted exists by being mounted.
+                    _ => Ok(()),
+                }
+            },
+        )?;
+        Ok(place)
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    let path = host::c_string(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
+    host::open(host::working_directory(), &path, libc::O_PATH | libc::O_DIRECTORY)
+}
+
+/// Before there is a guest.
+struct NoGuest;
+
+impl GuestInfo for NoGuest {
+    fn regions(&self) -> Vec<Region> {
+        Vec::new()
+    }
+    fn executable(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn arguments(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn environment(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn auxiliary_vector(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn threads(&self) -> Vec<i32> {
+        Vec::new()
+    }
+    fn thread_name(&self, _thread: i32) -> Option<Vec<u8>> {
+        None
+    }
+    fn memory_limit(&self) -> u64 {
+        0
+    }
+    fn memory_used(&self) -> u64 {
+        0
+    }
+    fn processors(&self) -> u32 {
+        1
+    }
+    fn hostname(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// Where a descriptor leads, in the guest's terms.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Described {
+    /// A path; `deleted` when no name of it is left.
+    Path { path: Vec<u8>, deleted: bool },
+    /// Something without a path: a pipe, a socket, memory.
+    Unnamed(Vec<u8>),
+    /// A file of the host that the guest has no path to.
+    Foreign,
+}
+
+const DELETED: &[u8] = b" (deleted)";
+
+impl Namespace {
+    /// Where a descriptor leads.
+    pub(super) fn describe(&self, fd: BorrowedFd<'_>) -> Result<Described, Errno> {
+        let link = fd_path(fd.as_raw_fd())?;
+        let shown = host::read_link(host::borrow(&self.proc), &link).map_err(|error| match error {
+            Errno::NOENT => Errno::BADF,
+            other => other,
+        })?;
+        self.translate(shown, || Ok(host::stat(fd)?.st_nlink == 0))
+    }
+
+    /// What the host's /proc shows of a file, in the guest's terms.
+    fn translate(
+        &self,
+        shown: Vec<u8>,
+        is_gone: impl FnOnce() -> Result<bool, Errno>,
+    ) -> Result<Described, Errno> {
+        if let Some(path) = synthetic::path_of_name(&shown) {
+            return Ok(Described::Path {
+                path: path.to_vec(),
+                deleted: false,
+            });
+        }
+        if !shown.starts_with(b"/") || shown.starts_with(b"/memfd:") {
+            return Ok(Described::Unnamed(shown));
+        }
+        let deleted = shown.ends_with(DELETED) && is_gone()?;
+        let named = if deleted {
+            &shown[..shown.len() - DELETED.len()]
+        } else {
+            &shown[..]
+        };
+        if let Some(path) = self.mounts.guest_path(named) {
+            return Ok(Described::Path { path, deleted });
+        }
+        if let Some(path) = self.devices.guest_path(named) {
+            return Ok(Described::Path { path, deleted: false });
+        }
+        if named.starts_with(b"/dev/pts/") {
+            return Ok(Described::Unnamed(named.to_vec()));
+        }
+        Ok(Described::Foreign)
+    }
+
+    /// The guest's working directory.
+    pub(super) fn working_directory(&self) -> Result<Vec<u8>, Errno> {
+        let synthetic = self.synthetic_directory.load(Ordering::Acquire);
+        let described = if synthetic >= 0 {
+            self.describe(host::guest_descriptor(synthetic))?
+        } else {
+            let shown = host::read_link(host::borrow(&self.proc), c"thread-self/cwd")?;
+            self.translate(shown, || Ok(host::stat_here()?.st_nlink == 0))?
+        };
+        match described {
+            Described::Path { path, deleted: false } => Ok(path),
+            _ => Err(Errno::NOENT),
+        }
+    }
+
+    /// Gives the private directories the name of another instance. None of them exists yet.
+    pub fn set_instance(&mut self, name: &str) -> Result<(), Errno> {
+        self.mounts.set_instance(name.as_bytes())
+    }
+
+    /// Whether a canonical path of the guest lies in a private directory.
+    pub fn is_scratch(&self, path: &[u8]) -> bool {
+        self.mounts.of(path).is_ok_and(Mount::is_scratch)
+    }
+
+    /// The guest's path of a private directory that holds something, if there is one.
+    pub fn occupied_scratch(&self) -> Option<Vec<u8>> {
+        self.mounts
+            .iter()
+            .find(|mount| mount.is_occupied_scratch())
+            .map(|mount| mount.path.clone())
+    }
+
+    /// Moves the guest into a directory of the host.
+    pub(super) fn enter(&self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+        host::change_directory(directory)?;
+        self.set_synthetic_directory(None);
+        Ok(())
+    }
+
+    /// Moves the guest into a synthetic directory.
+    pub(super) fn set_synthetic_directory(&self, directory: Option<OwnedFd>) {
+        let new = directory.map_or(-1, IntoRawFd::into_raw_fd);
+        let old = self.synthetic_directory.swap(new, Ordering::AcqRel);
+        if old >= 0 {
+            // SAFETY: the number was taken from its owner by an earlier call, and is in nobody else's hands.
+            drop(unsafe { OwnedFd::from_raw_fd(old) });
+        }
+    }
+
+    /// The directory that a call names as its base, as a canonical path.
+    pub(super) fn base(&self, directory: RawFd) -> Result<Vec<u8>, Errno> {
+        if directory == libc::AT_FDCWD {
+            return self.working_directory();
+        }
+        match self.describe(host::guest_descriptor(guest_fd(directory)?))? {
+            Described::Path { path, deleted: false } => Ok(path),
+            Described::Path { deleted: true, .. } => Err(Errno::NOENT),
+            Described::Unnamed(_) => Err(Errno::NOTDIR),
+            Described::Foreign => Err(Errno::ACCES),
+        }
+    }
+
+    /// The guest's open descriptors.
+    pub(super) fn open_descriptors(&self) -> Vec<RawFd> {
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        let Ok(directory) = host::open(host::borrow(&self.proc), c"thread-self/fd", flags) else {
+            return Vec::new();
+        };
+        let names = host::names(directory).unwrap_or_default();
+        let number = |name: &Vec<u8>| std::str::from_utf8(name).ok()?.parse::<RawFd>().ok();
+        let mut numbers: Vec<_> = names
+            .iter()
+            .filter_map(number)
+            .filter(|n| guest_fd(*n).is_ok())
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.set_synthetic_directory(None);
+    }
+}
+
+/// The namespace for the length of one system call, together with what it must ask about the guest.
+#[derive(Clone, Copy)]
+pub struct Files<'a> {
+    pub(super) namespace: &'a Namespace,
+    pub(super) guest: &'a dyn GuestInfo,
+}
+
+impl<'a> Files<'a> {
+    pub fn new(namespace: &'a Namespace, guest: &'a dyn GuestInfo) -> Self {
+        Self { namespace, guest }
+    }
+
+    /// Where a descriptor of the guest leads, as `/proc/self/fd` shows it.
+    pub fn descriptor_path(&self, fd: RawFd) -> Result<Vec<u8>, Errno> {
+        let pinned = descriptors::pin(fd)?;
+        Ok(match self.namespace.describe(host::borrow(&pinned))? {
+            Described::Path { mut path, deleted } => {
+                if path.is_empty() {
+                    path.push(b'/');
+                }
+                if deleted {
+                    path.extend_from_slice(DELETED);
+                }
+                path
+            }
+            Described::Unnamed(name) => name,
+            Described::Foreign => b"anon_inode:[host]".to_vec(),
+        })
+    }
+}
