@@ -11,14 +11,16 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 STEADY = 30.0
 # A longer line of a child's log is passed on in pieces.
 _LINE_LIMIT = 64 << 10
+# A plane ends with it when its settings cannot be.
+_WRONG_USAGE = 2
 # How long to wait for the last lines when a process that a plane left behind still holds its log open.
 _LAST_LINES = 1.0
 
@@ -30,6 +32,7 @@ class Plane:
     name: str
     module: str
     arguments: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Supervisor:
@@ -48,6 +51,8 @@ class Supervisor:
         self._note = note
         self._stopping = asyncio.Event()
         self._killing = asyncio.Event()
+        self.refused: str | None = None
+        """The plane that cannot run as it was told to, which is why everything stops; it would only say so again."""
 
     def stop(self) -> None:
         """Let the planes drain; the second time, kill them."""
@@ -78,6 +83,10 @@ class Supervisor:
                 status = await self._run_once(plane, log)
                 if self._stopping.is_set():
                     return
+                if status == _WRONG_USAGE:
+                    self.refused = plane.name
+                    self.stop()
+                    return
                 if clock() - started >= STEADY:
                     pause = FIRST_PAUSE
                 self._restarts[plane.name] += 1
@@ -93,6 +102,7 @@ class Supervisor:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env={**os.environ, **plane.environment},
             # Its own session: an interrupt at the terminal reaches the supervisor alone, which stops the planes in order.
             start_new_session=True,
         )

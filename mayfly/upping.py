@@ -5,6 +5,7 @@ Everything is said on stderr: a mark and a sentence for each step, and the plane
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -22,8 +23,12 @@ from mayfly.supervising import Plane, Supervisor
 SERVER, DOWNLOADER = "server", "downloader"
 # A plane that ends this often before the node was ever ready will not start at all: its lines say why.
 _VAIN_STARTS = 3
+# What the server gets to end its monitors after the last call, before it is killed.
+_DRAIN_MARGIN = 10.0
 _POLL_SECONDS = 0.05
 _POLL_TIMEOUT = 5.0
+_LOG_FRAME = frozenset({"event", "level", "timestamp", "logger"})
+_LEVEL_STYLES = {"warning": "yellow", "error": "red", "critical": "bold red"}
 
 
 class Screen:
@@ -53,7 +58,28 @@ class Screen:
         self._console.print(Text.assemble(("! ", "bold red"), f"{plane} {rendering.printable(text)}"))
 
     def log(self, plane: str, line: str) -> None:
-        self._console.print(Text.assemble((f"{plane:<10} │ ", "dim"), rendering.printable(line)))
+        text, style = readable(line)
+        self._console.print(Text.assemble((f"{plane:<10} │ ", "dim"), (rendering.printable(text), style)))
+
+
+def readable(line: str) -> tuple[str, str]:
+    """A line of a plane's log for people, and its style. The planes write JSON, so that what guests wrote cannot forge a line."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line, ""
+    if not isinstance(entry, dict) or "event" not in entry:
+        return line, ""
+    level = str(entry.get("level", ""))
+    moment = str(entry.get("timestamp", ""))[11:19]
+    rest = " ".join(f"{key}={_shown(value)}" for key, value in entry.items() if key not in _LOG_FRAME)
+    text = " ".join(part for part in (moment, "" if level == "info" else level, str(entry["event"]), rest) if part)
+    return text, _LEVEL_STYLES.get(level, "")
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if text and text.isprintable() and " " not in text else json.dumps(text)
 
 
 async def serve_node(data: Path, listen: str, monitor: Path, drain: float) -> None:
@@ -83,15 +109,20 @@ class _Node:
         self._url = f"http://{_address(self._host, port)}"
         self._lock = lock
         self._screen = screen
-        self._unstartable: MayflyError | None = None
+        self._unstartable: str | None = None
         self._announced = False
         shared = ("--data", str(data))
         self._supervisor = Supervisor(
             (
-                Plane(SERVER, "faas_server", (*shared, "--listen", _address(host, port), "--monitor", str(monitor))),
+                Plane(
+                    SERVER,
+                    "faas_server",
+                    (*shared, "--listen", _address(host, port), "--monitor", str(monitor)),
+                    {"MAYFLY_DRAIN_TIMEOUT": f"{drain:g}"},
+                ),
                 Plane(DOWNLOADER, "faas_downloader", shared),
             ),
-            drain=drain,
+            drain=drain + _DRAIN_MARGIN,
             log=screen.log,
             note=self._note,
         )
@@ -106,8 +137,9 @@ class _Node:
         finally:
             announcing.cancel()
             await asyncio.gather(announcing, return_exceptions=True)
-        if self._unstartable is not None:
-            raise self._unstartable
+        plane = self._supervisor.refused or self._unstartable
+        if plane is not None:
+            raise MayflyError(f"the {plane} does not start", hint="Its own lines above say why; `mayfly doctor` looks at the machine.")
         self._screen.done("stopped")
 
     def _asked_to_stop(self) -> None:
@@ -118,9 +150,7 @@ class _Node:
     def _note(self, plane: str, text: str) -> None:
         self._screen.warn(plane, text)
         if not self._announced and self._supervisor.restarts(plane) >= _VAIN_STARTS:
-            self._unstartable = MayflyError(
-                f"the {plane} does not start", hint="Its own lines above say why; `mayfly doctor` looks at the machine."
-            )
+            self._unstartable = plane
             self._supervisor.stop()
 
     async def _announce(self) -> None:

@@ -17,7 +17,7 @@ from mayfly.commands.options import Data, Namespace, Output
 from mayfly.locating import data_directory
 from mayfly.manifest_files import read_images
 from mayfly.rendering import Format
-from mayfly.waiting import parse_duration, progress, ready_condition, wait_until_ready
+from mayfly.waiting import Awaited, is_ready, parse_duration, progress, wait_until_ready
 
 _TYPE = "image.build.kontain.app"
 
@@ -49,10 +49,10 @@ def apply(
         applied = []
         for image in images:
             result, change = await store.apply(image)
-            applied.append(result)
+            applied.append(Awaited(result, unchanged=change == "unchanged"))
             if output in {Format.TABLE, Format.WIDE}:
                 rendering.print_line(f"{_TYPE}/{result.name} {change}")
-        return await wait_until_ready(store, applied, seconds) if wait else applied
+        return await wait_until_ready(store, applied, seconds) if wait else [item.image for item in applied]
 
     _print_machine_readable(asyncio.run(run()), output, single=len(images) == 1)
 
@@ -96,9 +96,9 @@ async def _listed(store: DirectoryStore, names: list[str], namespace: str | None
 
 def _row(image: Image, *, wide: bool) -> list[str]:
     status = image.status
-    ready = ready_condition(image)
+    ready = status.condition("Ready")
     truth = ready.status.value if ready is not None else "Unknown"
-    message = "" if truth == "True" else progress(image)
+    message = "" if is_ready(image) else progress(image)
     cells = [image.name, truth, image.spec.contract, status.revision or "", rendering.age(image.metadata.creation_timestamp), message]
     return cells + ([image.spec.image, status.digest or ""] if wide else [])
 
