@@ -78,8 +78,8 @@ class ImageSpec(Model):
         int | None,
         Field(ge=1, le=65535, description="TCP port of an http program; by default the image's, else 8080.", json_schema_extra=_INT32),
     ] = None
-    command: Annotated[Arguments | None, Field(description="Replaces the image's entrypoint.")] = None
-    args: Annotated[Arguments | None, Field(description="Replaces the image's command: the arguments of the entrypoint.")] = None
+    command: Annotated[Arguments, Field(description="Replaces the image's entrypoint.")] = ()
+    args: Annotated[Arguments, Field(description="Replaces the image's command: the arguments of the entrypoint.")] = ()
     env: Annotated[
         tuple[Variable, ...],
         AfterValidator(_check_variables),

@@ -88,8 +88,10 @@ class DirectoryStore:
                 if not synced:
                     synced = True
                     yield Event(EventType.SYNCED)
+                # Not wait_for, which can lose a cancellation that comes together with the notice.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(noticed.wait(), RESYNC if settled else SETTLE / 2)
+                    async with asyncio.timeout(RESYNC if settled else SETTLE / 2):
+                        await noticed.wait()
 
     async def _settled(self, kind: type[R], key: Key) -> View[R]:
         """What there is, once a file that is just being written is quiet; as it stands if it never is."""

@@ -38,7 +38,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     spec = image.spec
     assert (image.namespace, image.name) == ("default", "hello")
     assert (spec.contract, spec.port, spec.concurrency, spec.pool) == ("http", None, 64, 4)
-    assert (spec.timeout_ms, spec.memory_bytes, spec.env, spec.command, spec.args) == (60_000, 256 << 20, (), None, None)
+    assert (spec.timeout_ms, spec.memory_bytes, spec.env, spec.command, spec.args) == (60_000, 256 << 20, (), (), ())
 
 
 def test_manifest_is_written_as_its_author_wrote_it() -> None:
