@@ -1,0 +1,261 @@
+"""Assembly: which parts there are, in which order they start and stop.
+
+Stopping is draining, in the reverse order of starting: no new connections, calls in flight finish, no new revisions, the monitors go, what
+is to be kept is written. A server owns its data directory by a lock, so that two never clean up behind each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from bundles.errors import BundlesError
+from bundles.revisions import RevisionStore
+from faas_resources.store.directory import DirectoryStore
+from faas_server.calling import Calls, error_response
+from faas_server.errors import Refusal, SettingsError
+from faas_server.fleet import Fleet
+from faas_server.framing import check_request
+from faas_server.fronts.kontain import KontainFront
+from faas_server.fronts.management import ManagementFront
+from faas_server.logs import Logs
+from faas_server.metrics import Metrics
+from faas_server.node import kvm_problem, monitor_program
+from faas_server.receipts import Receipts
+from faas_server.records import Records
+from faas_server.reporting import Reporter
+from faas_server.routing import tables
+from faas_server.settings import Settings
+
+_BACKLOG = 1024
+_LINGER_S = 5.0  # that the rest of a refused body is read, so that the client sees the answer and not a reset
+_EXPIRE_S = 1.0
+# A front's word has one spelling: aiohttp's router would find /_mayfly under /%5fmayfly too, past whoever guards the first.
+_ONE_SPELLING = re.compile(r"/[A-Za-z0-9._-]*(?:[/?].*)?", re.DOTALL)
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that takes calls."""
+
+    address: tuple[str, int]
+    fleet: Fleet
+    broken: asyncio.Future[None]  # raises when a part that must never end has ended
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Server]:
+    """A server, until the block ends. Raises SettingsError when the data directory or the address cannot be had."""
+    broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    if (program := monitor_program(settings.monitor)) is not None:
+        settings = settings.model_copy(update={"monitor": program})
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_owned(settings.sockets))
+        try:
+            store = RevisionStore(settings.bundles)
+        except BundlesError as error:
+            raise SettingsError(str(error)) from error
+        records = Records(
+            settings.state / "records.sqlite", bytes_per_function=settings.kept_bytes_per_function, bytes_total=settings.kept_bytes
+        )
+        await records.open()
+        stack.push_async_callback(records.close)
+        metrics, receipts, logs, reporter = Metrics(), Receipts(records), Logs(records), Reporter(DirectoryStore(settings.data))
+        await stack.enter_async_context(_running(reporter.run(), "reporting", broken))
+        await stack.enter_async_context(_running(_expire(receipts), "receipts", broken))
+        fleet = Fleet(settings, reporter, receipts, logs, metrics)
+        stack.push_async_callback(fleet.close, settings.drain_timeout)
+        await stack.enter_async_context(_running(_follow(store, fleet), "routing", broken))
+        calls = Calls(settings, receipts, metrics)
+        runner = _runner(
+            _application(
+                settings,
+                fleet,
+                metrics,
+                ManagementFront(settings, fleet, calls, receipts, logs),
+                KontainFront(settings, fleet, calls),
+            ),
+            settings,
+        )
+        stack.push_async_callback(runner.cleanup)
+        await runner.setup()
+        address = await _listen(runner, settings)
+        _log.info("listening", host=address[0], port=address[1], data=str(settings.data), pid=os.getpid())
+        yield Server(address, fleet, broken)
+        _log.info("draining", seconds=settings.drain_timeout)
+
+
+# ---- parts that run beside the calls
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[object, object, None], name: str, broken: asyncio.Future[None]) -> AsyncIterator[None]:
+    """Runs a part that never ends by itself, until the block ends."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and not broken.done():
+            _log.critical("a part of the server has ended", part=name, exc_info=task.exception())
+            broken.set_exception(task.exception() or RuntimeError(f"{name} has ended"))
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _follow(store: RevisionStore, fleet: Fleet) -> None:
+    async for table in tables(store):
+        fleet.update(table)
+
+
+async def _expire(receipts: Receipts) -> None:
+    while True:
+        await asyncio.sleep(_EXPIRE_S)
+        receipts.expire()
+
+
+@contextmanager
+def _owned(directory: Path) -> Iterator[None]:
+    """Makes this the only server of a data directory, and removes the sockets that a killed one left behind."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError(f"data: {directory} cannot be used: {error.strerror}; give another with --data") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SettingsError(f"data: another server uses {directory.parent}; stop it, or give another directory with --data") from error
+        for leftover in directory.glob("m*.sock"):
+            leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(lock)
+
+
+# ---- HTTP
+
+
+class _NotOfClients(logging.Filter):
+    """Keeps out of the operator's log what any client can cause by a malformed request; it gets its 400."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError | ConnectionError)
+
+
+_http_log = logging.getLogger("faas_server.http")
+_http_log.addFilter(_NotOfClients())
+
+
+def _application(settings: Settings, fleet: Fleet, metrics: Metrics, management: ManagementFront, kontain: KontainFront) -> web.Application:
+    async def healthz(request: web.Request) -> web.Response:
+        return web.json_response({"alive": True})
+
+    async def readyz(request: web.Request) -> web.Response:
+        reasons = not_ready_because(settings, fleet)
+        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(body=metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def stop_followers(app: web.Application) -> None:
+        management.stop()
+
+    app = web.Application(middlewares=[_guarding(metrics)])
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", page), *management.routes()])
+    app.router.add_route("*", "/{path:.*}", kontain.handle, expect_handler=_expectation)
+    app.on_shutdown.append(stop_followers)
+    return app
+
+
+def _guarding(metrics: Metrics) -> Middleware:
+    """What every request meets first and every error last."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            check_request(request)
+            if not _ONE_SPELLING.fullmatch(request.raw_path):
+                raise Refusal(404, "there is nothing under that name")
+            return await handler(request)
+        except Refusal as refusal:
+            response = error_response(refusal.status, refusal.message)
+            response.headers.update(refusal.headers)
+            if refusal.close:
+                response.force_close()
+        except web.HTTPException as error:
+            response = error_response(error.status, error.reason)
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+        except ConnectionError:
+            raise  # the client has gone
+        except Exception:  # noqa: BLE001 - whatever a handler has wrong, its client gets an answer and the operator the trace
+            _log.exception("a request was not handled", path=request.raw_path[:200])
+            response = error_response(500, "the server failed; its log says why")
+            response.force_close()
+        metrics.refused(response.status)
+        return response
+
+    return guard
+
+
+async def _expectation(request: web.Request) -> None:
+    """`100 Continue` is sent when an instance is there to read the body (see calling), not before."""
+    if request.version >= HttpVersion11 and request.headers["Expect"].lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+
+
+def not_ready_because(settings: Settings, fleet: Fleet) -> list[str]:
+    """Why calls should not come here yet, for people."""
+    reasons = []
+    if (problem := kvm_problem()) is not None:
+        reasons.append(problem)
+    if monitor_program(settings.monitor) is None:
+        reasons.append(f"the monitor's program {settings.monitor} is not there; give it with --monitor")
+    if not fleet.synced:
+        reasons.append("functions are still booting")
+    return reasons
+
+
+def _runner(app: web.Application, settings: Settings) -> web.AppRunner:
+    return web.AppRunner(
+        app,
+        access_log=None,
+        logger=_http_log,
+        handle_signals=False,
+        handler_cancellation=True,  # a client that has gone takes its call along
+        auto_decompress=False,  # bodies pass as they are
+        keepalive_timeout=settings.idle_timeout,
+        lingering_time=_LINGER_S,
+        shutdown_timeout=settings.drain_timeout,
+    )
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, int]:
+    host, port = settings.address
+    try:
+        await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+    except OSError as error:
+        raise SettingsError(f"listen: {settings.listen}: {error.strerror or error}; give another with --listen") from error
+    found = runner.addresses[0]
+    return found[0], found[1]

@@ -1,0 +1,392 @@
+"""One call's whole way, top to bottom.
+
+`Calls.run` reads as the call goes: a place at the function's gate, a revision that serves, a place at the node's gate, a connection to an
+instance, the request in and the answer out. One clock runs over all of it, `asyncio.timeout_at` in `run`: waiting, running and streaming
+share the function's timeout. What goes wrong before the first byte of an answer becomes an answer of the server's own; after it, the
+client's connection is cut, so that no client takes half an answer for a whole one.
+
+Who may get a call twice: nobody. A call goes to another instance only if the connection ended before an instance greeted, because then no
+program has seen a byte of it; what was sent by then is kept for that, and nothing more is sent before the greeting.
+
+A client that closes its connection, also only its sending half, has gone: its call is abandoned and the instance killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+
+import structlog
+from aiohttp import HttpVersion11, web
+
+from faas_server.admission import Gate
+from faas_server.errors import BrokenPromise, NotTaken, Refusal, ServerError, busy
+from faas_server.fleet import Function
+from faas_server.framing import FAILURE_FIELD, Framing, ResponseHead, request_head, response_head
+from faas_server.instances import Instance
+from faas_server.metrics import Metrics
+from faas_server.receipts import Receipts
+from faas_server.settings import Settings
+from faas_server.supervising import Revision
+
+CALL_ID = "X-Call-Id"
+ABANDONED = 499  # the status of a call whose client has gone, in receipts and metrics; nobody gets it
+
+FAILURE = "X-Mayfly-Failure"  # why the function of a contract other than http failed
+TIMEOUT = "X-Mayfly-Timeout"  # seconds; a caller may shorten the function's timeout
+
+_TOKEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+_CAUSE = re.compile(rb"[ -~]{1,100}")
+_TRIES = 8  # instances that do not greet, before the call is given up
+_PAUSE_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.25)  # between tries
+_ENDING_S = 2.0  # that the receipt may take where it decides whether the answer is whole
+
+_log = structlog.get_logger(__name__)
+
+
+class Answer(web.StreamResponse):
+    """A response whose bytes were written already: the head as the program sent it, which aiohttp would complete and re-encode."""
+
+    def __init__(self, status: int, *, goes_on: bool) -> None:
+        super().__init__(status=status)
+        self._goes_on = goes_on
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection goes on."""
+        return self._goes_on
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing is left to prepare."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to write."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One call: who, for what, until when, and what has become of it."""
+
+    request: web.Request
+    function: Function
+    target: bytes
+    id: str
+    budget: float  # seconds
+    began: float  # loop time
+    time: float = field(default_factory=time.time)
+    opening: bytes = b""  # the part of the body that is sent before the greeting, and again to another instance
+    streams: bool = False  # more of the body follows
+    revision: Revision | None = None
+    instance: str | None = None
+    tries: int = 0
+    waited: float = 0.0
+    first_byte: float | None = None  # the answer has begun
+    status: int = 0
+    error: str | None = None
+    request_bytes: int = 0
+    response_bytes: int = 0
+
+    @property
+    def deadline(self) -> float:
+        """When its time is over, in loop time."""
+        return self.began + self.budget
+
+    def headers(self) -> dict[str, str]:
+        """What every answer to it carries; a program's answer also has `X-Mayfly-Instance`."""
+        return {CALL_ID: self.id} if self.revision is None else {CALL_ID: self.id, "X-Mayfly-Revision": self.revision.id}
+
+
+class Calls:
+    """Runs calls."""
+
+    def __init__(self, settings: Settings, receipts: Receipts, metrics: Metrics) -> None:
+        self.node = Gate(settings.calls, settings.calls_waiting, status=503, what="this node has too many calls")
+        self._settings = settings
+        self._receipts = receipts
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self, request: web.Request, function: Function, target: bytes) -> web.StreamResponse:
+        """Answers a request by an instance of the function; raises nothing but CancelledError, when the client has gone."""
+        call = self._accept(request, function, target)
+        try:
+            async with asyncio.timeout_at(call.deadline):
+                self._open_body(call)
+                await function.gate.enter()
+                try:
+                    return await self._on_some_instance(call)
+                finally:
+                    function.gate.leave()
+        except TimeoutError:
+            return self._failed(call, self._late(call))
+        except ServerError as error:
+            return self._failed(call, error)
+        except ConnectionError:
+            call.status = ABANDONED
+            return Answer(ABANDONED, goes_on=False)
+        except asyncio.CancelledError:
+            call.status = ABANDONED
+            raise
+        finally:
+            self._account(call)
+
+    # ---- the way there
+
+    def _accept(self, request: web.Request, function: Function, target: bytes) -> Call:
+        given = request.headers.get(CALL_ID, "")
+        call_id = given if _TOKEN.fullmatch(given) else secrets.token_hex(16)
+        budget = function.target().spec.timeout_ms / 1000
+        if (asked := request.headers.get(TIMEOUT)) is not None:
+            if not _SECONDS.fullmatch(asked) or not float(asked):
+                raise Refusal(400, f"{TIMEOUT} must be a number of seconds, such as 2.5")
+            budget = min(budget, float(asked))
+        return Call(request, function, target, call_id, budget, self._loop.time())
+
+    def _open_body(self, call: Call) -> None:
+        """Takes what is here of the body; raises Refusal when it is known to be too large or malformed."""
+        content = call.request.content
+        if (call.request.content_length or 0) > self._settings.request_bytes:
+            raise self._too_large()
+        try:
+            call.opening = content.read_nowait()
+        except web.RequestPayloadError as error:
+            raise _malformed_body() from error
+        call.streams = not content.is_eof()
+        self._count(call, len(call.opening))
+
+    async def _on_some_instance(self, call: Call) -> web.StreamResponse:
+        while True:
+            await call.function.revision()  # so that nobody has a place at the node's gate who waits for a function to boot
+            await self.node.enter()
+            try:
+                if (revision := call.function.ready()) is not None:
+                    return await self._on_an_instance(call, revision)
+                continue
+            except NotTaken as error:
+                call.tries += 1
+                if call.tries >= _TRIES:
+                    raise BrokenPromise(str(error)) from error
+            finally:
+                self.node.leave()
+            await asyncio.sleep(_PAUSE_S[min(call.tries, len(_PAUSE_S)) - 1])
+
+    async def _on_an_instance(self, call: Call, revision: Revision) -> web.StreamResponse:
+        call.revision = revision
+        if not call.tries:
+            call.waited = self._loop.time() - call.began
+        bodiless = call.request.method == "HEAD"
+        instance = Instance(self._loop, self._envelope(call), bodiless=bodiless, streams=call.streams)
+        upload: asyncio.Task[None] | None = None
+        revision.enter()
+        try:
+            await self._connect(instance, revision)
+            if call.streams:
+                await instance.greeted()
+                upload = asyncio.create_task(self._upload(call, instance))
+            head = await instance.head()
+            call.instance = instance.id
+            return await self._answer(call, revision, instance, head)
+        finally:
+            call.instance = instance.id
+            instance.close()
+            revision.leave()
+            if upload is not None:
+                await _stopped(upload)
+
+    async def _connect(self, instance: Instance, revision: Revision) -> None:
+        try:
+            await self._loop.create_unix_connection(lambda: instance, str(revision.socket))
+        except OSError as error:  # nobody listens (any more), or as many connections wait there as the kernel allows
+            raise NotTaken("no instance took the call") from error
+
+    # ---- the request
+
+    def _envelope(self, call: Call) -> bytes:
+        """Envelope, request head and the part of the body that is here. Only checked words of the client get into the first line."""
+        request = call.request
+        left = max(1, int((call.deadline - self._loop.time()) * 1000))
+        trace = request.headers.get("traceparent", "")
+        framing = b""
+        if call.streams and request.content_length is None:
+            framing = b"Transfer-Encoding: chunked\r\n"
+        elif call.streams or call.opening or request.content_length is not None:
+            length = request.content_length if call.streams else len(call.opening)
+            framing = b"Content-Length: %d\r\n" % (length or 0)
+        head = request_head(
+            request,
+            call.target,
+            framing=framing,
+            added=b"X-Call-Id: %s\r\n" % call.id.encode(),
+            trusted=self._settings.trusts(request.remote),
+        )
+        envelope = f"MAYFLY/1 {call.id} {left} {trace if _TRACE.fullmatch(trace) else '-'}\n".encode()
+        return envelope + head + (self._framed(call, call.opening) if call.opening else b"")
+
+    def _framed(self, call: Call, part: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(part), part) if call.streams and call.request.content_length is None else part
+
+    async def _upload(self, call: Call, instance: Instance) -> None:
+        """Streams the rest of the body in; a problem ends the instance and is raised to whoever waits for its answer."""
+        content = call.request.content
+        try:
+            if call.request.headers.get("Expect", "").lower() == "100-continue" and not call.opening:
+                await call.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            while not instance.ended and (part := await content.readany()):
+                self._count(call, len(part))
+                instance.write(self._framed(call, part))
+                await instance.drain()
+            if call.request.content_length is None:
+                instance.write(b"0\r\n\r\n")
+        except Refusal as error:
+            instance.fail(error)
+        except web.RequestPayloadError:
+            instance.fail(_malformed_body())
+        except ConnectionError:
+            instance.fail(BrokenPromise("the client has gone"))
+
+    def _count(self, call: Call, size: int) -> None:
+        call.request_bytes += size
+        if call.request_bytes > self._settings.request_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> Refusal:
+        return Refusal(413, f"the request's body has more than {self._settings.request_bytes} bytes", close=True)
+
+    # ---- the answer
+
+    async def _answer(self, call: Call, revision: Revision, instance: Instance, head: ResponseHead) -> web.StreamResponse:
+        """Sends the instance's answer to the client as it comes."""
+        failure = head.get(FAILURE_FIELD) if revision.spec.contract != "http" else None
+        if failure is not None and head.status == 500:
+            cause = failure.decode("latin-1") if _CAUSE.fullmatch(failure) else "unknown"
+            raise Refusal(500, f"the function failed: {cause}", headers={FAILURE: cause})
+        request, writer = call.request, call.request.writer
+        part = instance.take()
+        whole = instance.whole and head.framing is not Framing.EOF
+        chunked, framing, goes_on = self._answer_framing(call, head, len(part) if whole else None)
+        self._count_answer(call, len(part), head.length if head.framing is Framing.LENGTH else None)
+        first = response_head(head, request.version, framing=framing, added=self._added(call, head), close=not goes_on)
+        call.status = head.status
+        call.first_byte = self._loop.time() - call.began
+        if whole:
+            await writer.write(first + part)
+            return Answer(head.status, goes_on=goes_on)
+        await writer.write(first + _chunk(part) if chunked and part else first + part)
+        while part := await instance.read():
+            self._count_answer(call, len(part), None)
+            await writer.write(_chunk(part) if chunked else part)
+        if head.framing is Framing.EOF:
+            await self._vouched(call, instance)
+        if chunked:
+            await writer.write(b"0\r\n\r\n")
+        return Answer(head.status, goes_on=goes_on)
+
+    def _answer_framing(self, call: Call, head: ResponseHead, whole: int | None) -> tuple[bool, bytes, bool]:
+        """How the client learns the answer's end: in chunks or not, the field that says so, and whether the connection goes on after it."""
+        request = call.request
+        goes_on = request.keep_alive and request.content.is_eof()
+        if head.framing is Framing.NONE:
+            known = head.length is not None and head.status != 204
+            return False, b"Content-Length: %d\r\n" % (head.length or 0) if known else b"", goes_on
+        length = head.length if whole is None else whole
+        if length is not None:
+            return False, b"Content-Length: %d\r\n" % length, goes_on
+        if request.version == HttpVersion11:
+            return True, b"Transfer-Encoding: chunked\r\n", goes_on
+        return False, b"", False
+
+    def _added(self, call: Call, head: ResponseHead) -> bytes:
+        headers = {**call.headers(), "X-Mayfly-Instance": call.instance}
+        added = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+        if self._settings.cors_origins and "Origin" in call.request.headers and head.get(b"access-control-allow-origin") is None:
+            added += b"Access-Control-Allow-Origin: %s\r\n" % self._settings.cors_origins.encode()
+        return added
+
+    def _count_answer(self, call: Call, size: int, announced: int | None) -> None:
+        call.response_bytes += size
+        if max(call.response_bytes, announced or 0) > self._settings.response_bytes:
+            raise BrokenPromise(f"the answer has more than {self._settings.response_bytes} bytes")
+
+    async def _vouched(self, call: Call, instance: Instance) -> None:
+        """An answer that ends with its connection is whole if the program ended it; a program that was killed ends it too."""
+        assert instance.id is not None, "an answer comes from an instance that has greeted"
+        ended = await self._receipts.ending(call.function.name, instance.id, _ENDING_S)
+        if ended is None or not ended.well:
+            raise BrokenPromise("the instance was ended in the middle of its answer")
+
+    # ---- the end
+
+    def _late(self, call: Call) -> Refusal:
+        """Its time is over. A call that never reached an instance may well be tried again."""
+        if call.instance is None:
+            return busy(503, f"no instance was free within {call.budget:g} s")
+        return Refusal(408, f"the function did not answer within {call.budget:g} s")
+
+    def _failed(self, call: Call, error: ServerError) -> web.StreamResponse:
+        """An answer of the server's own; if the program's has begun, the end of the client's connection."""
+        call.error = str(error)
+        if call.first_byte is not None:
+            if call.request.transport is not None:
+                call.request.transport.abort()
+            return Answer(call.status, goes_on=False)
+        call.status = error.status if isinstance(error, Refusal) else 502
+        response = error_response(call.status, call.error, call=call.id)
+        response.headers.update(call.headers())
+        if isinstance(error, Refusal):
+            response.headers.update(error.headers)
+        if not call.request.content.is_eof() or (isinstance(error, Refusal) and error.close):
+            response.force_close()
+        return response
+
+    def _account(self, call: Call) -> None:
+        seconds = self._loop.time() - call.began
+        if not call.function.gone:
+            self._metrics.call(call.function.key, call.status, seconds, call.waited)
+        if call.revision is None:
+            return
+        view = {
+            "call": call.id,
+            "namespace": call.function.key[0],
+            "function": call.function.key[1],
+            "revision": call.revision.id,
+            "image": call.revision.spec.image,
+            "instance": call.instance,
+            "time": call.time,
+            "method": call.request.method,
+            "status": call.status,
+            "error": call.error,
+            "tries": call.tries + 1,
+            "waited_us": int(call.waited * 1e6),
+            "first_byte_us": None if call.first_byte is None else int(call.first_byte * 1e6),
+            "total_us": int(seconds * 1e6),
+            "request_bytes": call.request_bytes,
+            "response_bytes": call.response_bytes,
+        }
+        self._receipts.answered(call.function.name, call.instance, view)
+
+
+def error_response(status: int, message: str, *, call: str | None = None) -> web.Response:
+    """An answer of the server's own: `{"error": {"message", "call"?}}`."""
+    error = {"message": message} if call is None else {"message": message, "call": call}
+    return web.json_response({"error": error}, status=status)
+
+
+async def _stopped(task: asyncio.Task[None]) -> None:
+    """Cancels a task of this call; raises what it failed of, if not of that."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
+
+
+def _malformed_body() -> Refusal:
+    return Refusal(400, "the request's body is malformed", close=True)
+
+
+def _chunk(part: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(part), part)

@@ -1,0 +1,114 @@
+"""Receipts: what each call cost and how it ended, as this server saw it and as the monitor saw it, merged and findable by the call's id.
+
+The two views come on their own ways and in either order: the server's when the answer is through, the monitor's (`ended`) when the
+instance's process is gone. They meet by the instance's id, which is unique, while call ids are the callers' and may repeat. A view whose
+other half does not come in time is kept alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from faas_server.monitor import Ended
+from faas_server.records import Record, Records
+
+KIND = "receipt"
+_PATIENCE_S = 5.0  # that the server's view waits for the monitor's: an instance's process ends within milliseconds
+_HALVES = 4096  # views of calls that still run, or whose server view never comes
+
+
+@dataclass(slots=True)
+class _Halves:
+    """The two views of one call, until both are there."""
+
+    function: str
+    server: Record | None = None
+    ended: Ended | None = None
+    since: float = field(default_factory=time.monotonic)
+    waiting: asyncio.Future[None] | None = None
+
+
+class Receipts:
+    """Merges, keeps and finds receipts."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._halves: dict[str, _Halves] = {}
+
+    def answered(self, function: str, instance: str | None, view: Record) -> None:
+        """The server's view of a call that is over; `instance` is None if none ever greeted."""
+        if instance is None:
+            self._keep(function, view, None)
+            return
+        halves = self._half(function, instance)
+        halves.server = view
+        halves.since = time.monotonic()
+        self._merge(instance, halves)
+
+    def ended(self, function: str, event: Ended) -> None:
+        """The monitor's view of a call."""
+        if event.call is None:
+            return
+        halves = self._half(function, event.instance)
+        halves.ended = event
+        if halves.waiting is not None and not halves.waiting.done():
+            halves.waiting.set_result(None)
+        self._merge(event.instance, halves)
+
+    async def ending(self, function: str, instance: str, patience: float) -> Ended | None:
+        """The monitor's view of a call that this server has not finished yet; None if it does not come within `patience` seconds."""
+        halves = self._half(function, instance)
+        if halves.ended is None:
+            halves.waiting = asyncio.get_running_loop().create_future()
+            await asyncio.wait([halves.waiting], timeout=patience)
+        return halves.ended
+
+    async def find(self, call: str) -> Record | None:
+        """The newest receipt of a call id."""
+        self.expire()
+        for halves in reversed(self._halves.values()):
+            if halves.server is not None and halves.server["call"] == call:
+                return _merged(halves.server, halves.ended)
+        return await self._records.by_key(KIND, call)
+
+    async def last(self, function: str, limit: int) -> list[Record]:
+        """The newest receipts of a function, oldest first."""
+        self.expire(patience=0.0)
+        return await self._records.last(KIND, function, limit)
+
+    def expire(self, patience: float = _PATIENCE_S) -> None:
+        """Keeps alone the server's views whose other half has not come. Called now and then, and before reading."""
+        limit = time.monotonic() - patience
+        for instance, halves in list(self._halves.items()):
+            if halves.server is not None and halves.since <= limit:
+                del self._halves[instance]
+                self._keep(halves.function, halves.server, halves.ended)
+
+    # ---- inside
+
+    def _half(self, function: str, instance: str) -> _Halves:
+        halves = self._halves.get(instance)
+        if halves is None:
+            if len(self._halves) >= _HALVES:
+                oldest = next(iter(self._halves))
+                gone = self._halves.pop(oldest)
+                if gone.server is not None:
+                    self._keep(gone.function, gone.server, gone.ended)
+            halves = self._halves[instance] = _Halves(function)
+        return halves
+
+    def _merge(self, instance: str, halves: _Halves) -> None:
+        if halves.server is not None and halves.ended is not None:
+            del self._halves[instance]
+            self._keep(halves.function, halves.server, halves.ended)
+
+    def _keep(self, function: str, server: Record, ended: Ended | None) -> None:
+        self._records.add(KIND, function, _merged(server, ended), key=server["call"])
+
+
+def _merged(server: Record, ended: Ended | None) -> dict[str, Any]:
+    """One receipt; `monitor` is null where the monitor said nothing."""
+    return {**server, "monitor": None if ended is None else ended.model_dump(exclude={"time", "instance", "call"})}

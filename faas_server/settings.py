@@ -1,0 +1,134 @@
+"""What an operator may set, by environment variables named `MAYFLY_` and the field's name; each with its unit, default and reason.
+
+Only what differs between machines or tastes is a setting. What follows from the protocol is a constant in the module that keeps it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from faas_server.errors import SettingsError
+from faas_server.monitor import SOCKET_PATH_BYTES
+
+MIB = 1 << 20
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """All settings. Made by `Settings.load`, which turns problems into a SettingsError that names the variable."""
+
+    model_config = SettingsConfigDict(env_prefix="MAYFLY_", extra="ignore", frozen=True)
+
+    # Where
+    data: Path = Field(description="Directory that the planes share: bundles, resources, sockets, receipts.")
+    listen: str = Field("127.0.0.1:8080", description="HOST:PORT; loopback, because nothing here asks who calls. Port 0: a free one.")
+    monitor: Path = Field(Path("mayfly-monitor"), description="The monitor's program; a name without a slash is looked up in PATH.")
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (),
+        description="Networks, separated by commas, whose X-Forwarded-* are believed; none, because anybody can write them.",
+    )
+    cors_origins: str = Field(
+        "*", description="Origins that may call functions from a browser: * or one origin; empty: preflights are calls like any other."
+    )
+
+    # How much at a time
+    calls: Count = Field(256, description="Calls that run at a time on this node: each is a process with a virtual machine.")
+    calls_waiting: Count = Field(1024, description="Calls that wait for a place on the node; more are answered 503.")
+    function_calls_waiting: Count = Field(256, description="Calls that wait for one function; more are answered 429.")
+    boots: Count = Field(4, description="Functions that boot at a time: more only make all of them late.")
+
+    # How large
+    request_bytes: Count = Field(
+        128 * MIB, description="Bytes of a request's body; more are answered 413. Streamed, so this protects programs."
+    )
+    response_bytes: Count = Field(1024 * MIB, description="Bytes of a response's body, and of a program's output; it is cut there.")
+    log_bytes: Count = Field(MIB, description="Bytes of log lines that one instance may write; the monitor drops the rest.")
+    kept_bytes_per_function: Count = Field(4 * MIB, description="Bytes of receipts, and as many of log lines, kept of each function.")
+    kept_bytes: Count = Field(256 * MIB, description="Bytes of receipts and log lines kept of all functions.")
+
+    # How long
+    ready_timeout: Seconds = Field(30.0, description="Seconds in which a program must be ready after it was started.")
+    idle_timeout: Seconds = Field(
+        75.0, description="Seconds a client has to send a request head, from when it connected or got its last answer."
+    )
+    drain_timeout: Seconds = Field(30.0, description="Seconds that calls in flight get to finish when the server is told to stop.")
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("data", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.absolute()
+
+    @model_validator(mode="after")
+    def _sockets_fit(self) -> Self:
+        longest = len(str(self.sockets / "m00000000.sock").encode())
+        if longest > SOCKET_PATH_BYTES:
+            raise ValueError(
+                f"data: {self.data} is too long for the sockets in it: {longest} bytes, at most {SOCKET_PATH_BYTES}; choose a shorter path"
+            )
+        host, colon, port = self.listen.rpartition(":")
+        if not colon or not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"listen: {self.listen!r} is not HOST:PORT, such as 127.0.0.1:8080")
+        return self
+
+    @classmethod
+    def load(cls, **given: object) -> Self:
+        """The settings from the environment, under what is given here. Raises SettingsError."""
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as error:
+            problems = "; ".join(_problem(found["loc"], found["msg"]) for found in error.errors(include_url=False))
+            raise SettingsError(f"settings: {problems}") from error
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def trusts(self, remote: str | None) -> bool:
+        """Whether that peer is a proxy of ours."""
+        return bool(self.trusted_proxies) and remote is not None and _is_in(remote, self.trusted_proxies)
+
+    @property
+    def bundles(self) -> Path:
+        """Where the store of revisions is."""
+        return self.data / "bundles"
+
+    @property
+    def sockets(self) -> Path:
+        """Where the monitors' sockets are."""
+        return self.data / "run"
+
+    @property
+    def state(self) -> Path:
+        """Where receipts and log lines are kept."""
+        return self.data / "state"
+
+
+@lru_cache(maxsize=1024)
+def _is_in(remote: str, networks: tuple[Network, ...]) -> bool:
+    try:
+        address = ipaddress.ip_address(remote)
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    name = ".".join(str(part) for part in location)
+    return f"{name} (MAYFLY_{name.upper()}): {message}" if name else message

@@ -1,0 +1,277 @@
+"""One revision and its monitor: started, watched, started again when it dies, drained when the revision has had its time.
+
+    BOOTING ──ready──▶ READY ◀──ready── RESTARTING
+       │                 └───died──────────▲ │
+       └──failed, died, late──▶ FAILED ◀─────┘      tried again after a pause, READY if it goes better
+    any ──retire──▶ DRAINING ──▶ GONE
+
+A revision holds its bundle from its first to its last moment, so nobody collects the files that its instances run on. Every monitor gets a
+socket path of its own: a dying one may still remove its socket when its successor's is already there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+
+from bundles.errors import BundlesError
+from bundles.revisions import Bundle
+from faas_server.errors import MonitorFailed
+from faas_server.monitor import Accepted, Ended, Event, Failed, Launch, Log, Monitor, Parked, Ready, Warned
+from faas_server.settings import Settings
+
+BOOT_PAUSE_S = (1.0, 2.0, 5.0, 15.0, 60.0, 300.0)  # after a boot that failed: it will hardly go better soon
+DEATH_PAUSE_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # after a death in service: callers wait
+_STEADY_S = 10.0  # in service, then earlier deaths are forgotten
+_READY_MARGIN_S = 5.0  # that the monitor's own limit gets before this process enforces it
+_SETTLE_S = 1.0  # before a revision drains: what is on its way to an instance arrives
+_DRAIN_MARGIN_S = 5.0
+_PARKED = 20_000  # that are counted, whatever the monitor says
+
+_log = structlog.get_logger(__name__)
+
+
+class State(StrEnum):
+    """Where a revision is in its life."""
+
+    BOOTING = "booting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    DRAINING = "draining"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a revision does not serve: a word, a sentence, and what the program wrote last."""
+
+    reason: str
+    message: str
+    output: str = ""
+
+    def __str__(self) -> str:
+        output = self.output.strip()
+        return f"{self.message} ({self.reason})" + (f"; its last output:\n{output}" if output else "")
+
+
+class Listener(Protocol):
+    """Who wants to know of a revision. Called inside event-loop callbacks: must not block."""
+
+    def changed(self, revision: Revision) -> None:
+        """Its state is another."""
+
+    def ended(self, revision: Revision, event: Ended) -> None:
+        """An instance is gone."""
+
+    def logged(self, revision: Revision, event: Log) -> None:
+        """An instance wrote a line."""
+
+    def ran(self, revision: Revision, monitor: Monitor) -> None:
+        """That monitor of it is gone."""
+
+
+class Revision:
+    """One revision. `start` once, `retire` once."""
+
+    def __init__(self, bundle: Bundle, settings: Settings, listener: Listener, boots: asyncio.Semaphore) -> None:
+        self.bundle = bundle
+        self.spec = bundle.spec
+        self.id = bundle.spec.revision
+        self.state = State.BOOTING
+        self.ready: Ready | None = None
+        self.problem: Problem | None = None
+        self.parked: set[str] = set()
+        self.socket = settings.sockets
+        self._calls = 0
+        self._quiet = asyncio.Event()
+        self._settings = settings
+        self._listener = listener
+        self._boots = boots
+        self._retiring = asyncio.Event()
+        self._verdict = asyncio.Event()  # the monitor that boots is ready, has failed, is gone, or is not wanted any more
+        self._monitor: Monitor | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._log = _log.bind(function=f"{self.spec.namespace}/{self.spec.name}", revision=self.id)
+
+    def start(self) -> None:
+        """Begins its life."""
+        self._task = asyncio.create_task(self._live(), name=f"revision {self.id}")
+
+    def enter(self) -> None:
+        """A call uses it now."""
+        self._calls += 1
+        self._quiet.clear()
+
+    def leave(self) -> None:
+        """A call has used it."""
+        self._calls -= 1
+        if self._calls == 0:
+            self._quiet.set()
+
+    @property
+    def calls(self) -> int:
+        """Calls that use it."""
+        return self._calls
+
+    @property
+    def monitor_pid(self) -> int | None:
+        """The monitor's process id, while it lives."""
+        return self._monitor.pid if self._monitor is not None and self._monitor.alive else None
+
+    async def retire(self, patience: float | None = None) -> None:
+        """Ends its life: calls in flight finish (for at most `patience` seconds, else the function's timeout), then it is gone."""
+        if self._task is None or self._retiring.is_set():
+            return
+        served = self.state is State.READY
+        self._turn(State.DRAINING)
+        # A call that chose this revision a moment ago is not with an instance yet; to drain under its feet would only make it try another.
+        if self._calls:
+            await _within(_SETTLE_S, self._quiet.wait())
+        self._retiring.set()
+        self._verdict.set()
+        if self._monitor is not None:
+            self._monitor.drain() if served else self._monitor.kill()
+        limit = self.spec.timeout_ms / 1000 + _DRAIN_MARGIN_S if patience is None else patience
+        if not await _within(limit, asyncio.shield(self._task)):
+            self._log.warning("monitor has not drained in time and is killed", seconds=limit)
+            self.kill()
+            await self._task
+
+    def kill(self) -> None:
+        """Ends its monitor, and with it the calls in flight, at once."""
+        if self._monitor is not None:
+            self._monitor.kill()
+
+    # ---- its life
+
+    async def _live(self) -> None:
+        try:
+            with ExitStack() as held:
+                await asyncio.to_thread(held.enter_context, self.bundle.hold())
+                failures = deaths = 0
+                while not self._retiring.is_set():
+                    began = time.monotonic()
+                    if await self._serve():
+                        failures = 0
+                        deaths = 1 if time.monotonic() - began > _STEADY_S else deaths + 1
+                        pause = DEATH_PAUSE_S[min(deaths, len(DEATH_PAUSE_S)) - 1]
+                    else:
+                        failures += 1
+                        pause = BOOT_PAUSE_S[min(failures, len(BOOT_PAUSE_S)) - 1]
+                    await _within(pause, self._retiring.wait())
+        except BundlesError as error:
+            self._fail(Problem("config", str(error)))
+            await self._retiring.wait()
+        finally:
+            self._turn(State.GONE)
+
+    async def _serve(self) -> bool:
+        """One monitor, from its start to its end; whether the function was ever ready."""
+        function = f"{self.spec.namespace}/{self.spec.name}"
+        self.ready = None
+        async with self._boots:
+            self._verdict.clear()
+            if self._retiring.is_set():
+                return False
+            self.socket = self._settings.sockets / f"m{secrets.token_hex(4)}.sock"
+            try:
+                monitor = await Monitor.start(self._launch(), self._told, function=function, revision=self.id)
+            except MonitorFailed as error:
+                self._fail(Problem("monitor", str(error)))
+                return False
+            self._monitor = monitor
+            ended = asyncio.create_task(monitor.wait())
+            ended.add_done_callback(lambda _: self._verdict.set())
+            if not await _within(self._settings.ready_timeout + _READY_MARGIN_S, self._verdict.wait()):
+                self._fail(Problem("timeout", f"not ready within {self._settings.ready_timeout:g} s, and the monitor did not say so"))
+                monitor.kill()
+        try:
+            if not self._was_ready() and not await _within(_READY_MARGIN_S, asyncio.shield(ended)):
+                monitor.kill()  # it said that it failed, or is not wanted any more, and does not go
+            status = await ended
+        finally:
+            monitor.kill()
+            self.parked.clear()
+            self.socket.unlink(missing_ok=True)
+        self._listener.ran(self, monitor)
+        if not self._retiring.is_set():
+            self._died(f"signal {-status}" if status < 0 else f"status {status}")
+        return self._was_ready()
+
+    def _was_ready(self) -> bool:
+        return self.ready is not None
+
+    def _died(self, how: str) -> None:
+        if self._was_ready():
+            self._log.warning("monitor died and is started again", how=how)
+            self._turn(State.RESTARTING)
+        elif self.state is not State.FAILED:
+            self._fail(Problem("monitor", f"the monitor ended with {how} before the function was ready"))
+
+    def _launch(self) -> Launch:
+        settings, spec = self._settings, self.spec
+        return Launch(
+            program=settings.monitor,
+            bundle=self.bundle.path,
+            socket=self.socket,
+            pool=spec.pool,
+            instances=min(spec.concurrency, settings.calls) + spec.pool,
+            ready_timeout_ms=int(settings.ready_timeout * 1000),
+            log_bytes=settings.log_bytes,
+            output_bytes=settings.response_bytes,
+        )
+
+    def _told(self, event: Event) -> None:
+        match event:
+            case Ready():
+                self.ready = event
+                self.problem = None
+                self._verdict.set()
+                if self.state is not State.DRAINING:
+                    self._turn(State.READY)
+            case Failed():
+                self._fail(Problem(event.reason, event.message, event.output))
+                self._verdict.set()
+            case Parked():
+                if len(self.parked) < _PARKED:
+                    self.parked.add(event.instance)
+            case Accepted():
+                self.parked.discard(event.instance)
+            case Ended():
+                self.parked.discard(event.instance)
+                self._listener.ended(self, event)
+            case Log():
+                self._listener.logged(self, event)
+            case Warned():
+                self._log.warning("monitor", warns=event.message)
+
+    def _fail(self, problem: Problem) -> None:
+        self.problem = problem
+        if self.state in (State.DRAINING, State.GONE):
+            return
+        self._log.warning("revision cannot serve", reason=problem.reason, message=problem.message, output=problem.output[-500:])
+        self.state = State.FAILED
+        self._listener.changed(self)
+
+    def _turn(self, state: State) -> None:
+        if state is not self.state:
+            self.state = state
+            self._listener.changed(self)
+
+
+async def _within(seconds: float, waiting: Awaitable[object]) -> bool:
+    """Waits for something, but not for longer; whether it came."""
+    try:
+        await asyncio.wait_for(waiting, seconds)
+    except TimeoutError:
+        return False
+    return True

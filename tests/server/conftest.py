@@ -1,0 +1,57 @@
+"""Fixtures of the server's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import uvloop
+
+from tests.support.nodes import Node, deploy, scripted_monitor
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:
+    """The loop that the server runs on: how its transports end is part of what is tested."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+class StartNode(Protocol):
+    """Starts a server on a data directory."""
+
+    def __call__(self, data: Path | None = None, **settings: object) -> Node: ...
+
+
+@pytest.fixture(scope="session")
+def monitor_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripted monitor."""
+    return scripted_monitor(tmp_path_factory.mktemp("monitor"))
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, monitor_program: Path) -> Iterator[Node]:
+    """One server for the tests of a module, which leave it as it was: `default/peer` is deployed and ready."""
+    data = tmp_path_factory.mktemp("node")
+    deploy(data, "peer")
+    running = Node(data, monitor_program)
+    try:
+        running.wait_ready("peer")
+        yield running
+        assert running.stop() == 0, "".join(running.lines)
+    finally:
+        running.kill()
+
+
+@pytest.fixture
+def start_node(tmp_path: Path, monitor_program: Path) -> Iterator[StartNode]:
+    """Servers of a test's own, on its `tmp_path` if it names no other directory."""
+    started: list[Node] = []
+
+    def start(data: Path | None = None, **settings: object) -> Node:
+        started.append(Node(data or tmp_path, monitor_program, **settings))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.kill()
