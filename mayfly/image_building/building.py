@@ -59,20 +59,21 @@ def build(plan: Plan, progress: Callable[[str], None] = lambda _step: None) -> B
     layout = Layout.create(plan.output)
     with tempfile.TemporaryDirectory(prefix="mayfly-build-") as scratch_name:
         scratch = Path(scratch_name)
-        system = _system_layer()
+        system, app = _system_layer(), Layer()
         python = interpreter.running() if program.python else None
         if python is not None:
+            # First: a program that does not compile is the likeliest failure, and the quickest to find.
+            progress("compiling the program")
+            sources = [files.root / path for path in files.files]
+            failed = interpreter.add_byte_code(app, python, sources, files.root, source.APP, scratch / "app")
+            warnings += _judge_failures(failed, files, program)
             progress(f"packing {python.binary.name}")
             warnings += interpreter.add_interpreter(system, python, scratch / "interpreter")
         else:
             main = files.root / program.entrypoint[0].removeprefix(f"{source.APP}/")
             interpreter.add_programs(system, [main.resolve()], packed=files.root.resolve())
         progress("packing the program")
-        app = _app_layer(files, system)
-        if python is not None:
-            sources = [files.root / path for path in files.files]
-            failed = interpreter.add_byte_code(app, python, sources, files.root, source.APP, scratch / "app")
-            warnings += _judge_failures(failed, files, program)
+        _add_folder(app, files, system)
         written = tuple(_store(layout, layer, scratch / f"layer-{index}") for index, layer in enumerate((system, app)))
     digest = _link(layout, plan, program, written)
     reference = f"oci:{plan.output.resolve()}:{plan.tag}"
@@ -92,9 +93,8 @@ def _system_layer() -> Layer:
     return layer
 
 
-def _app_layer(files: source.Source, system: Layer) -> Layer:
+def _add_folder(layer: Layer, files: source.Source, system: Layer) -> None:
     """The folder under /app, with the libraries that its own extension modules need and the system layer has not."""
-    layer = Layer()
     layer.directory(source.APP)
     for path in files.files:
         layer.file(f"{source.APP}/{path}", files.root / path)
@@ -104,7 +104,6 @@ def _app_layer(files: source.Source, system: Layer) -> Layer:
     libraries = Layer()
     interpreter.add_programs(libraries, native, packed=files.root.resolve())
     layer.add_missing(libraries, system)
-    return layer
 
 
 def _judge_failures(failed: list[tuple[str, str]], files: source.Source, program: source.Program) -> list[str]:

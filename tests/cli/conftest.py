@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.running import CommandLine
 
 Mayfly = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -20,14 +21,17 @@ def environment(root: Path, tmp_path: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(root), "HOME": str(tmp_path), "MAYFLY_DATA": str(tmp_path / "data"), "NO_COLOR": "1"}
 
 
+@pytest.fixture(scope="session")
+def command_line(root: Path) -> Iterator[CommandLine]:
+    with CommandLine(root) as running:
+        yield running
+
+
 @pytest.fixture
-def mayfly(environment: dict[str, str], tmp_path: Path) -> Mayfly:
-    """Runs the command line: `mayfly("get", "images", stdin="…")`."""
+def mayfly(command_line: CommandLine, environment: dict[str, str], tmp_path: Path) -> Mayfly:
+    """Runs the command line: `mayfly("get", "images", stdin="…", VARIABLE="…")`."""
 
     def run(*arguments: str | Path, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mayfly", *map(str, arguments)]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, env={**environment, **more}, cwd=tmp_path, timeout=100, check=False
-        )
+        return command_line.run([*map(str, arguments)], stdin=stdin, environment={**environment, **more}, directory=tmp_path)
 
     return run

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -222,3 +224,10 @@ def test_completion_prints_a_script(mayfly: Mayfly, shell: str) -> None:
     finished = mayfly("completion", shell)
     assert finished.returncode == 0
     assert "_MAYFLY_COMPLETE" in finished.stdout
+
+
+def test_the_module_is_the_program(environment: dict[str, str], tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "mayfly", "get", "image", "gone"], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+    )
+    assert (finished.returncode, finished.stderr) == (4, "error: Image default/gone: not found\n")

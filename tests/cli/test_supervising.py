@@ -119,6 +119,7 @@ async def test_a_plane_that_ends_is_started_again_and_the_other_is_left_alone(wa
     assert alive(int(watched.said("two")[0]))
 
 
+@pytest.mark.slow
 async def test_the_pause_doubles_while_a_plane_keeps_ending(watching: Watching, plane: Make) -> None:
     watched = watching(plane("one", "sys.exit(3)"))
     await watched.until(lambda: len(watched.notes) == 3)
@@ -128,6 +129,7 @@ async def test_the_pause_doubles_while_a_plane_keeps_ending(watching: Watching, 
     assert watched.supervisor.restarts("one") == 3
 
 
+@pytest.mark.slow
 async def test_stopping_ends_a_pause_and_starts_nothing(watching: Watching, plane: Make) -> None:
     watched = watching(plane("one", "sys.exit(3)"))
     await watched.until(lambda: len(watched.notes) == 3)
@@ -192,6 +194,7 @@ async def test_a_line_without_end_comes_in_pieces(watching: Watching, plane: Mak
     assert len(pieces) > 1
 
 
+@pytest.mark.slow
 async def test_a_process_that_a_plane_left_behind_holds_nothing_up(watching: Watching, plane: Make) -> None:
     body = "import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); time.sleep(1000)"
     watched = watching(plane("one", body))
@@ -234,3 +237,10 @@ async def test_a_child_whose_supervisor_is_gone_does_not_begin(root: Path, tmp_p
     assert finished.returncode == 1
     assert "the supervisor, process 1, is gone" in finished.stderr
     assert "began" not in finished.stdout
+
+
+async def test_a_plane_that_refuses_its_settings_stops_everything(watching: Watching, plane: Make) -> None:
+    watched = watching(plane("one", "sys.exit(2)"), plane("two"))
+    await asyncio.wait_for(watched.task, PATIENCE)
+    assert watched.supervisor.refused == "one"
+    assert watched.supervisor.restarts("one") == 0
