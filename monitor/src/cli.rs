@@ -3,21 +3,25 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lexopt::prelude::{Long, Value, ValueExt};
 
-use crate::run;
+use crate::{run, serve};
 
 const USAGE: &str = "\
 mayfly-monitor runs programs in KVM virtual machines without a guest kernel.
 
 Usage:
   mayfly-monitor run [--rootfs DIR] [--memory BYTES] [--trace] [--] PROGRAM [ARGS…]
+  mayfly-monitor serve --bundle DIR --socket PATH [--pool N] [--instances M] [--ready-timeout MS] [--log-limit BYTES]
+                       [--output-limit BYTES] [--scratch DIR]
   mayfly-monitor syscalls [--json]
   mayfly-monitor --version | --help
 
 run        runs a program of this machine (or of DIR) once, like a shell would: standard streams, working directory,
            environment and exit status are the program's. 125: the monitor failed, 126: not executable, 127: not found
+serve      runs a function's bundle: one fresh virtual machine for each connection to PATH (docs/protocol.md)
 syscalls   prints the table of system calls
 
 Options:
@@ -59,6 +63,7 @@ fn dispatch() -> Result<ExitCode, Problem> {
     let mut parser = lexopt::Parser::from_env();
     match parser.next()? {
         Some(Value(command)) if command == "run" => run(parser),
+        Some(Value(command)) if command == "serve" => serve(parser),
         Some(Value(command)) if command == "syscalls" => syscalls(parser),
         Some(Long("version")) => {
             println!("mayfly-monitor {}", env!("CARGO_PKG_VERSION"));
@@ -103,6 +108,39 @@ fn run(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
         Err(error) => Err(Problem::Run(error)),
         Ok(never) => match never {},
     }
+}
+
+fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
+    let missing = |what: &str| lexopt::Error::from(format!("serve: {what} is missing"));
+    let (mut bundle, mut socket) = (None, None);
+    let mut options = serve::Options {
+        bundle: PathBuf::new(),
+        socket: PathBuf::new(),
+        pool: 4,
+        instances: 64,
+        ready_timeout: Duration::from_secs(30),
+        log_limit: 1 << 20,
+        output_limit: 16 << 20,
+        device: "/dev/kvm".to_owned(),
+        scratch: std::env::temp_dir(),
+    };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("bundle") => bundle = Some(PathBuf::from(parser.value()?)),
+            Long("socket") => socket = Some(PathBuf::from(parser.value()?)),
+            Long("pool") => options.pool = parser.value()?.parse()?,
+            Long("instances") => options.instances = parser.value()?.parse()?,
+            Long("ready-timeout") => options.ready_timeout = Duration::from_millis(parser.value()?.parse()?),
+            Long("log-limit") => options.log_limit = parser.value()?.parse()?,
+            Long("output-limit") => options.output_limit = parser.value()?.parse()?,
+            Long("device") => options.device = parser.value()?.string()?,
+            Long("scratch") => options.scratch = PathBuf::from(parser.value()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    options.bundle = bundle.ok_or_else(|| missing("--bundle"))?;
+    options.socket = socket.ok_or_else(|| missing("--socket"))?;
+    Ok(ExitCode::from(u8::try_from(serve::serve(options)).unwrap_or(1)))
 }
 
 fn syscalls(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {

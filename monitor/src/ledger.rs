@@ -4,39 +4,27 @@
 //! belongs to one instance: whatever breaks in it can falsify its own receipt only. The parent trusts none of it: numbers are
 //! numbers, text is bounded and decoded with replacement.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use crate::control::Cause;
 
 /// Longest explanation kept, bytes.
 pub const MESSAGE_MAX: usize = 480;
+/// Causes in the order of their numbers in the page; 0 is none.
+const CAUSES: [Cause; 8] = [
+    Cause::Closed,
+    Cause::Exited,
+    Cause::Signal,
+    Cause::Deadline,
+    Cause::Abandoned,
+    Cause::Drained,
+    Cause::Output,
+    Cause::Internal,
+];
+/// `code` when there is none.
+const NO_CODE: i32 = i32::MIN;
 /// System calls kept for the explanation of an abnormal end.
 pub const RECENT: usize = 16;
-
-/// Why an instance says it ended; the parent adds what it sees itself (signal, deadline).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Cause {
-    Unknown = 0,
-    Closed = 1,
-    Exited = 2,
-    Signal = 3,
-    Output = 4,
-    Internal = 5,
-    NoEnvelope = 6,
-}
-
-impl Cause {
-    fn from_byte(byte: u8) -> Self {
-        match byte {
-            1 => Self::Closed,
-            2 => Self::Exited,
-            3 => Self::Signal,
-            4 => Self::Output,
-            5 => Self::Internal,
-            6 => Self::NoEnvelope,
-            _ => Self::Unknown,
-        }
-    }
-}
 
 #[repr(C)]
 pub struct Ledger {
@@ -45,9 +33,11 @@ pub struct Ledger {
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
     cause: AtomicU8,
-    pub code: AtomicU32,
+    code: AtomicI32,
     next_recent: AtomicU32,
     recent: [AtomicU32; RECENT],
+    /// Port of the last socket that listened elsewhere than on the function's port, plus one.
+    listening: AtomicU32,
     message_length: AtomicU32,
     message: [AtomicU8; MESSAGE_MAX],
 }
@@ -90,6 +80,16 @@ impl Ledger {
         self.recent[place].store(number + 1, Ordering::Relaxed);
     }
 
+    /// Notes that the program listens on a port that is not the function's.
+    pub fn listens_elsewhere(&self, port: u16) {
+        self.listening.store(u32::from(port) + 1, Ordering::Relaxed);
+    }
+
+    /// That port, if there is one.
+    pub fn listening_port(&self) -> Option<u16> {
+        self.listening.load(Ordering::Relaxed).checked_sub(1).and_then(|port| u16::try_from(port).ok())
+    }
+
     /// The last system calls, oldest first.
     pub fn recent(&self) -> Vec<u32> {
         let next = self.next_recent.load(Ordering::Relaxed) as usize;
@@ -99,11 +99,13 @@ impl Ledger {
     }
 
     /// Notes why the instance ends; the first note stays.
-    pub fn end(&self, cause: Cause, code: u32, message: &str) {
-        if self.cause.compare_exchange(0, cause as u8, Ordering::AcqRel, Ordering::Acquire).is_err() {
+    pub fn end(&self, cause: Cause, code: Option<i32>, message: &str) {
+        let number = CAUSES.iter().position(|known| *known == cause).map_or(0, |at| at + 1);
+        let number = u8::try_from(number).unwrap_or(0);
+        if self.cause.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return;
         }
-        self.code.store(code, Ordering::Relaxed);
+        self.code.store(code.unwrap_or(NO_CODE), Ordering::Relaxed);
         let bytes = message.as_bytes();
         let length = bytes.len().min(MESSAGE_MAX);
         for (to, from) in self.message.iter().zip(&bytes[..length]) {
@@ -112,8 +114,11 @@ impl Ledger {
         self.message_length.store(u32::try_from(length).unwrap_or(0), Ordering::Release);
     }
 
-    pub fn cause(&self) -> Cause {
-        Cause::from_byte(self.cause.load(Ordering::Acquire))
+    /// What the instance noted, with its code.
+    pub fn cause(&self) -> Option<(Cause, Option<i32>)> {
+        let number = usize::from(self.cause.load(Ordering::Acquire)).checked_sub(1)?;
+        let code = self.code.load(Ordering::Relaxed);
+        Some((*CAUSES.get(number)?, (code != NO_CODE).then_some(code)))
     }
 
     pub fn message(&self) -> String {

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::ledger::Cause;
+use crate::control::Cause;
 use crate::process::Process;
 use crate::signals::host::{self, STOP_SIGNAL, STOPPING};
 use crate::task::{Task, TaskState};
@@ -28,9 +28,8 @@ pub fn rest(task: &Task, state: TaskState) {
     process.threads.changed.notify_all();
     let leads = process.resting.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok();
     if !leads {
-        while process.resting.load(Ordering::Acquire) {
-            list = process.threads.changed.wait(list).unwrap_or_else(PoisonError::into_inner);
-        }
+        drop(list);
+        process.await_release();
         return;
     }
     STOPPING.store(true, Ordering::Release);
@@ -51,17 +50,10 @@ pub fn rest(task: &Task, state: TaskState) {
     STOPPING.store(false, Ordering::Release);
     let states: Vec<TaskState> = list.iter().filter_map(|thread| thread.rested.clone()).collect();
     drop(list);
-    let plan = process.plan.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(plan) = plan {
+    if let Some(plan) = process.take_plan() {
         plan(process, states);
     }
-    let mut list = process.lock_threads();
-    for thread in list.iter_mut() {
-        thread.rested = None;
-    }
-    process.ready.pass();
-    process.resting.store(false, Ordering::Release);
-    process.threads.changed.notify_all();
+    process.release();
 }
 
 /// The guest closed the call's connection: the response is complete.
@@ -69,18 +61,17 @@ pub fn connection_closed(process: &Process, fd: i32) -> ! {
     // The parent holds the connection too: only this tells the caller that the response ended.
     // SAFETY: a descriptor number; the call fails harmlessly if it is none.
     unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
-    process.ledger.end(Cause::Closed, 0, "");
+    process.ledger.end(Cause::Closed, None, "");
     end_process(0)
 }
 
 /// The guest called exit_group(2).
 pub fn exit(process: &Process, status: i32) -> ! {
     let status = status & 0xff;
-    process.ledger.end(Cause::Exited, status.unsigned_abs(), "");
-    let exit = process.exit.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(exit) = exit {
+    if let Some(exit) = process.take_exit() {
         exit(process, status);
     }
+    process.ledger.end(Cause::Exited, Some(status), "");
     end_process(status)
 }
 

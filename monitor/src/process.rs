@@ -52,7 +52,7 @@ pub struct Process {
     actions: Mutex<Actions>,
     pub files: Namespace,
     pub sockets: Mutex<Sockets>,
-    pub ready: Ready,
+    pub ready: Arc<Ready>,
     pub threads: Threads,
     /// Set while threads must come to rest.
     pub resting: AtomicBool,
@@ -65,8 +65,8 @@ pub struct Process {
     /// Whether this is an instance or a boot: its end is told in the ledger.
     pub contained: bool,
     /// What to do at the moment of readiness, and at the guest's exit.
-    pub plan: Mutex<Option<Plan>>,
-    pub exit: Mutex<Option<Exit>>,
+    plan: Mutex<Option<Plan>>,
+    exit: Mutex<Option<Exit>>,
     next_vcpu: AtomicUsize,
     free_vcpus: Mutex<Vec<Vcpu>>,
 }
@@ -78,7 +78,7 @@ pub struct Parts {
     pub actions: Actions,
     pub files: Namespace,
     pub sockets: Sockets,
-    pub ready: Ready,
+    pub ready: Arc<Ready>,
     pub ledger: &'static Ledger,
     pub identity: Identity,
     pub memory_limit: u64,
@@ -123,6 +123,43 @@ impl Process {
 
     pub fn lock_threads(&self) -> MutexGuard<'_, Vec<Thread>> {
         self.threads.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the leader does at the moment of readiness.
+    pub fn set_plan(&self, plan: Plan) {
+        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = Some(plan);
+    }
+
+    pub fn take_plan(&self) -> Option<Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What happens before the process ends by the guest's exit.
+    pub fn set_exit(&self, exit: Exit) {
+        *self.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
+    }
+
+    pub fn take_exit(&self) -> Option<Exit> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Waits while the process is at rest.
+    pub fn await_release(&self) {
+        let mut list = self.lock_threads();
+        while self.resting.load(Ordering::Acquire) {
+            list = self.threads.changed.wait(list).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the rest: all threads go on.
+    pub fn release(&self) {
+        let mut list = self.lock_threads();
+        for thread in list.iter_mut() {
+            thread.rested = None;
+        }
+        self.ready.pass();
+        self.resting.store(false, Ordering::Release);
+        self.threads.changed.notify_all();
     }
 
     /// A vCPU for a new thread; EAGAIN when there are too many threads (clone(2)).

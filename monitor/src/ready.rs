@@ -48,6 +48,11 @@ impl Ready {
         }
     }
 
+    /// Whether the moment is still to come.
+    pub fn is_awaited(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
     /// Whether the moment has come (and `rest` has not yet been left).
     pub fn reached(&self) -> bool {
         self.reached.load(Ordering::Acquire)

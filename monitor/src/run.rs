@@ -99,7 +99,7 @@ pub fn run(options: &Options) -> Result<std::convert::Infallible, RunError> {
         actions,
         files,
         sockets: Sockets::new(None),
-        ready: Ready::new(None),
+        ready: Arc::new(Ready::new(None)),
         ledger: Ledger::allocate().map_err(RunError::Memory)?,
         identity: Identity { uid, gid, exe: loaded.exe.clone(), args: loaded.args.clone(), env, auxiliary: loaded.auxiliary },
         memory_limit: options.memory,

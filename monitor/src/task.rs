@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::errno::{Errno, SysResult};
-use crate::ledger::Cause;
+use crate::control::Cause;
 use crate::memory::space::Fault;
 use crate::process::{Process, Thread};
 use crate::signals::frame::{self, FIXED_FLAGS, Trap, USER_FLAGS};
@@ -152,10 +152,10 @@ impl Task {
                 }
                 Exit::Interrupted => self.interrupted(),
                 Exit::Fault => self.host_fault(),
-                Exit::Port(port) => self.fatal(Cause::Internal, 0, &format!("the guest used I/O port {port:#x}")),
+                Exit::Port(port) => self.fatal(&format!("the guest used I/O port {port:#x}")),
                 Exit::Other(what) => {
                     let rip = self.vcpu.registers().rip;
-                    self.fatal(Cause::Internal, 0, &format!("the virtual machine stopped: {what}, at {rip:#x}"));
+                    self.fatal(&format!("the virtual machine stopped: {what}, at {rip:#x}"));
                 }
             }
             if self.flow == Flow::ThreadEnd {
@@ -242,7 +242,7 @@ impl Task {
             Some(true) => {
                 let at_frame = raw.rsp == low::frame_address(self.vcpu.id) || low::in_stack(self.vcpu.id, raw.rsp, 5);
                 if !at_frame {
-                    self.fatal(Cause::Internal, 0, "the guest jumped into the system call stub");
+                    self.fatal("the guest jumped into the system call stub");
                 }
                 let (frame, _) = low::read_frame(raw.rsp);
                 self.registers = Registers { rip: frame.rip, rflags: frame.rflags, rsp: frame.rsp, ..raw };
@@ -267,7 +267,7 @@ impl Task {
         let mut at = raw.rsp;
         let mut error = 0;
         if !low::in_stack(self.vcpu.id, at, if has_error { 6 } else { 5 }) {
-            self.fatal(Cause::Internal, 0, &format!("exception {vector} outside the exception stack"));
+            self.fatal(&format!("exception {vector} outside the exception stack"));
         }
         if has_error {
             error = low::read_error_code(at);
@@ -275,7 +275,7 @@ impl Task {
         }
         let (frame, from_user) = low::read_frame(at);
         if !from_user {
-            self.fatal(Cause::Internal, 0, &format!("exception {vector} in ring 0 at {:#x}", frame.rip));
+            self.fatal(&format!("exception {vector} in ring 0 at {:#x}", frame.rip));
         }
         self.registers = Registers { rip: frame.rip, rflags: frame.rflags, rsp: frame.rsp, ..raw };
         self.raise(vector, error);
@@ -322,7 +322,7 @@ impl Task {
     fn page_fault(&mut self, error: u64) {
         let address = match self.vcpu.fault_address() {
             Ok(address) => address,
-            Err(problem) => self.fatal(Cause::Internal, 0, &problem.to_string()),
+            Err(problem) => self.fatal(&problem.to_string()),
         };
         let answer = self.process.lock_space().fault(address, error & 2 != 0, error & 16 != 0);
         let trap = Trap { number: 14, error: error | 4, address };
@@ -392,7 +392,7 @@ impl Task {
     pub fn die(&self, signal: i32, why: &str) -> ! {
         let last = syscalls::describe(&self.process.ledger.recent());
         let message = format!("{} {why}; last system calls: {last}", signal_name(signal));
-        self.process.ledger.end(Cause::Signal, signal.unsigned_abs(), &message);
+        self.process.ledger.end(Cause::Signal, Some(signal), &message);
         if self.process.trace {
             eprintln!("mayfly-monitor: the guest died: {message}");
         }
@@ -400,9 +400,9 @@ impl Task {
     }
 
     /// Ends the process because something is wrong that no signal describes.
-    pub fn fatal(&self, cause: Cause, code: u32, why: &str) -> ! {
+    pub fn fatal(&self, why: &str) -> ! {
         let last = syscalls::describe(&self.process.ledger.recent());
-        self.process.ledger.end(cause, code, &format!("{why}; last system calls: {last}"));
+        self.process.ledger.end(Cause::Internal, None, &format!("{why}; last system calls: {last}"));
         eprintln!("mayfly-monitor: {why}");
         crate::lifecycle::end_process(70)
     }
@@ -418,7 +418,7 @@ impl Task {
         let raw = self.vcpu.registers();
         let state = match self.state() {
             Ok(state) => state,
-            Err(problem) => self.fatal(Cause::Internal, 0, &problem.to_string()),
+            Err(problem) => self.fatal(&problem.to_string()),
         };
         crate::lifecycle::rest(self, state);
         if low::in_stub(raw.rip).is_some() {

@@ -34,3 +34,14 @@ pub use mounts::{Access, Purpose, SpecialFile};
 pub use namespace::{Builder, Files, GuestInfo, Namespace, Region};
 pub use opening::{OpenCall, OpenRequest};
 pub use resolve::{At, Rules};
+
+/// Deletes what an instance left of its private directories below `parent`; there may be nothing.
+pub fn remove_instance(parent: &std::path::Path, instance: &str) {
+    // The guest is gone and was the only one to write here: what cannot be deleted now is collected with the parent directory.
+    match std::fs::remove_dir_all(parent.join(instance)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            eprintln!("mayfly-monitor: {}: {error}", parent.join(instance).display());
+        }
+        _ => {}
+    }
+}

@@ -103,6 +103,13 @@ pub fn set_disposition(signal: usize, handler: u64, flags: u64) -> Result<(), Er
     )
 }
 
+/// Lets the monitor stop this process's threads: for a boot.
+pub fn keep_stoppable() {
+    STOPPABLE.store(true, Ordering::Relaxed);
+    // Fails only for numbers that are no signals.
+    let _ = install(64, 0);
+}
+
 /// Sets the mask of this host thread to the guest thread's.
 pub fn set_mask(mask: u64) {
     let mask = if STOPPABLE.load(Ordering::Relaxed) { mask & !(1 << (STOP_SIGNAL - 1)) } else { mask };

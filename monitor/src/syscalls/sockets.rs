@@ -45,6 +45,8 @@ pub const ENTRIES: &[Entry] = &[
 const INET: i32 = libc::AF_INET;
 const INET6: i32 = libc::AF_INET6;
 const TYPE_MASK: i32 = 0xf;
+/// Socket pairs that a snapshot can know; more of them refuse it.
+const PAIRS_MAX: usize = 4096;
 /// Ports for bind to 0 count up from here.
 const FIRST_PORT: u16 = 40000;
 /// The port that the caller of a function seems to have.
@@ -77,6 +79,8 @@ pub struct Sockets {
     /// The call's connection until it is accepted.
     connection: Option<OwnedFd>,
     next_port: u16,
+    /// Socket pairs by the inodes of their ends, and their type.
+    pairs: Vec<([u64; 2], i32)>,
 }
 
 /// What a snapshot keeps of them.
@@ -87,7 +91,8 @@ pub struct SocketsState {
     pub inets: Vec<Inet>,
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+/// A pipe: (read end, write end), both closed on exec.
+pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     let mut ends = [0i32; 2];
     // SAFETY: a local array of two.
     from_libc(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
@@ -114,6 +119,7 @@ impl Sockets {
             port,
             connection: None,
             next_port: FIRST_PORT,
+            pairs: Vec::new(),
         }
     }
 
@@ -126,6 +132,14 @@ impl Sockets {
             Some(Socket::Virtual { id }) => self.inets.get_mut(*id as usize),
             _ => None,
         }
+    }
+
+    /// Which socket pair an inode is an end of: (inode of the first end, number of the end, type).
+    pub fn pair_of(&self, inode: u64) -> Option<(u64, u8, i32)> {
+        self.pairs.iter().find_map(|(ends, kind)| {
+            let end = ends.iter().position(|known| *known == inode)?;
+            Some((ends[0], u8::try_from(end).unwrap_or(0), *kind))
+        })
     }
 
     pub fn is_connection(&self, fd: i32) -> bool {
@@ -165,11 +179,6 @@ impl Sockets {
         if let Some(socket) = self.get(old) {
             self.fds.insert(new, socket);
         }
-    }
-
-    /// Ports that sockets listen on, for the reason why a function is not ready.
-    pub fn listening_ports(&self) -> Vec<u16> {
-        self.inets.iter().filter(|inet| inet.listening).filter_map(|inet| inet.port).collect()
     }
 
     /// Gives the instance its connection: the listening sockets on the function's port become readable, once.
@@ -272,6 +281,14 @@ fn socketpair(task: &mut Task, [family, kind, protocol, result, ..]: Args) -> Sy
     // SAFETY: two fresh descriptors.
     let ends = unsafe { [OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])] };
     let [one, two] = ends;
+    if task.process.ready.is_awaited() {
+        // Only a snapshot asks, and none is taken after the first.
+        let inodes = [inode(&one)?, inode(&two)?];
+        let mut sockets = task.process.lock_sockets();
+        if sockets.pairs.len() < PAIRS_MAX {
+            sockets.pairs.push((inodes, int(kind) & TYPE_MASK));
+        }
+    }
     let numbers = [admit(one)?, admit(two)?];
     if let Err(errno) = access::write(result, &numbers) {
         let _alone = exclusive();
@@ -282,6 +299,14 @@ fn socketpair(task: &mut Task, [family, kind, protocol, result, ..]: Args) -> Sy
         return Err(errno);
     }
     Ok(0)
+}
+
+fn inode(fd: &OwnedFd) -> Result<u64, Errno> {
+    // SAFETY: all-zero is a valid stat.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: a local of the documented type.
+    from_libc(unsafe { libc::fstat(fd.as_raw_fd(), &raw mut stat) })?;
+    Ok(stat.st_ino)
 }
 
 /// Port in a `sockaddr_in` or `sockaddr_in6`.
@@ -340,6 +365,8 @@ fn listen(task: &mut Task, [fd, ..]: Args) -> SysResult {
     drop(sockets);
     if port == Some(chosen) {
         task.process.ready.listening(fd);
+    } else {
+        task.process.ledger.listens_elsewhere(chosen);
     }
     Ok(0)
 }

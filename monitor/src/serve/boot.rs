@@ -1,0 +1,65 @@
+//! The boot: runs the program to readiness in a child and writes its snapshot.
+
+use std::os::fd::AsFd;
+
+use super::World;
+use super::channel::Message;
+use super::child::{self, Setup, Streams};
+use crate::lifecycle::end_process;
+use crate::snapshot::descriptors;
+use crate::snapshot::{Snapshot, SnapshotError};
+
+/// Boots in a fresh child; ends it.
+pub fn run(mut world: World, setup: Setup, parent: i32) -> ! {
+    child::begin(parent);
+    if world.files.set_instance(&setup.name).is_err() {
+        setup.fail("the private directories cannot be named");
+    }
+    let streams = match Streams::new(world.bundle.function.contract, &setup) {
+        Ok(mut streams) => {
+            // What the program writes before it is called is its log, whatever stdout means in a call.
+            if streams.pipes.is_some()
+                && let Ok(stdout) = setup.stdout.try_clone()
+            {
+                streams.guest[1] = stdout;
+            }
+            streams
+        }
+        Err(errno) => setup.fail(&format!("standard streams: {errno}")),
+    };
+    if let Err(errno) = child::place_streams(&streams.guest) {
+        setup.fail(&format!("standard streams: {errno}"));
+    }
+    let noted = match descriptors::Streams::note() {
+        Ok(noted) => noted,
+        Err(errno) => setup.fail(&format!("standard streams: {errno}")),
+    };
+    let (process, mut task, remaining) = match child::load(world, &setup) {
+        Ok(loaded) => loaded,
+        Err(problem) => {
+            setup.tell(&Message::Unloadable(problem.is_program, problem.message), None);
+            end_process(1)
+        }
+    };
+    crate::signals::host::keep_stoppable();
+    process.set_plan(Box::new(move |process, threads| {
+        // The ends that keep the program's input open live until here.
+        let _streams = streams;
+        let taken = match process.files.occupied_scratch() {
+            Some(path) => Err(SnapshotError::Refused(format!(
+                "the program left files in {}, which a clone would not have",
+                String::from_utf8_lossy(&path)
+            ))),
+            None => Snapshot::take(process, threads, &noted, remaining.image.as_fd())
+                .and_then(|snapshot| snapshot.save(remaining.state.as_fd())),
+        };
+        match taken {
+            Ok(()) => setup.tell(&Message::Snapshot, None),
+            Err(SnapshotError::Refused(why)) => setup.tell(&Message::Refused(why), None),
+            Err(error) => setup.tell(&Message::Refused(format!("the snapshot failed: {error}")), None),
+        }
+        end_process(0)
+    }));
+    task.run();
+    end_process(0)
+}

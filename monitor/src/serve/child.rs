@@ -1,0 +1,212 @@
+//! The beginning of a child of `serve`, and the program in it.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::World;
+use super::channel::{self, Message};
+use crate::contracts::StdinPipes;
+use crate::bundle::Contract;
+use crate::errno::{Errno, from_libc};
+use crate::fs::At;
+use crate::fs::descriptors::{private, raise};
+use crate::guest;
+use crate::ledger::Ledger;
+use crate::lifecycle::end_process;
+use crate::loader;
+use crate::memory::space::Space;
+use crate::process::{Identity, Parts, Process};
+use crate::signals::{Action, host};
+use crate::syscalls::sockets::{self, Sockets};
+use crate::task::Task;
+
+/// Status of a child whose monitor failed; the guest's own statuses are in the ledger.
+const FAILED: i32 = 70;
+
+/// What a child is given besides the world.
+pub struct Setup {
+    /// Its name: 16 hex digits.
+    pub name: String,
+    pub channel: OwnedFd,
+    /// Write ends of its log.
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    pub ledger: &'static Ledger,
+}
+
+impl Setup {
+    pub fn tell(&self, message: &Message, attached: Option<BorrowedFd<'_>>) {
+        if channel::send(self.channel.as_fd(), message, attached).is_err() {
+            // The parent is gone.
+            end_process(FAILED);
+        }
+    }
+
+    /// Ends the child: something of the monitor failed.
+    pub fn fail(&self, what: &str) -> ! {
+        self.ledger.end(crate::control::Cause::Internal, None, what);
+        eprintln!("mayfly-monitor: {what}");
+        end_process(FAILED)
+    }
+}
+
+/// The three streams of the guest as descriptors, and for `stdin` the monitor's ends of them.
+pub struct Streams {
+    pub guest: [OwnedFd; 3],
+    pub pipes: Option<StdinPipes>,
+}
+
+impl Streams {
+    pub fn new(contract: Contract, setup: &Setup) -> Result<Self, Errno> {
+        let stderr = setup.stderr.try_clone_raised()?;
+        if contract == Contract::Stdin {
+            let (stdin_read, stdin_write) = raised_pipe()?;
+            let (stdout_read, stdout_write) = raised_pipe()?;
+            return Ok(Self {
+                guest: [stdin_read, stdout_write, stderr],
+                pipes: Some(StdinPipes { stdin: stdin_write, stdout: stdout_read }),
+            });
+        }
+        let null = private(|| Ok(std::fs::File::options().read(true).write(true).open("/dev/null")?.into()))?;
+        Ok(Self { guest: [null, setup.stdout.try_clone_raised()?, stderr], pipes: None })
+    }
+}
+
+trait CloneRaised {
+    fn try_clone_raised(&self) -> Result<OwnedFd, Errno>;
+}
+
+impl CloneRaised for OwnedFd {
+    fn try_clone_raised(&self) -> Result<OwnedFd, Errno> {
+        private(|| Ok(self.try_clone()?))
+    }
+}
+
+fn raised_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (read, write) = sockets::pipe()?;
+    Ok((raise(read)?, raise(write)?))
+}
+
+/// Puts the streams at 0, 1 and 2.
+pub fn place_streams(streams: &[OwnedFd; 3]) -> Result<(), Errno> {
+    for (number, stream) in (0..).zip(streams) {
+        // SAFETY: no pointers; 0, 1 and 2 of this child are nobody's.
+        from_libc(unsafe { libc::dup2(stream.as_raw_fd(), number) })?;
+    }
+    Ok(())
+}
+
+/// The first steps after fork: die with the parent, no signal of the parent's.
+pub fn begin(parent: i32) {
+    // SAFETY: no pointers.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        if libc::getppid() != parent {
+            libc::_exit(FAILED);
+        }
+        // A group of its own: what the guest signals is itself.
+        libc::setpgid(0, 0);
+        // Whatever of the parent's is below the floor would be taken for the guest's.
+        libc::syscall(libc::SYS_close_range, 3, crate::fs::descriptors::MONITOR_FD_FLOOR - 1, 0);
+    }
+    guest::prepare_process();
+    // Faults of a guest must not fill the node's disk.
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a local of the documented type.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+}
+
+/// Why a program was not loaded.
+pub struct Unloadable {
+    pub is_program: bool,
+    pub message: String,
+}
+
+/// Loads the bundle's program into a fresh VM, on the calling thread.
+pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remaining), Unloadable> {
+    let internal = |what: &str, error: &dyn std::fmt::Display| Unloadable {
+        is_program: false,
+        message: format!("{what}: {error}"),
+    };
+    let World { options, bundle, device, listener, files, ready, kontain, image, state } = world;
+    let vm = device.create_vm().map_err(|error| internal("KVM", &error))?;
+    let mut space = Space::new(vm, bundle.function.memory_bytes).map_err(|error| internal("memory", &error))?;
+    let strings = |texts: &[String]| -> Vec<CString> {
+        texts.iter().filter_map(|text| CString::new(text.as_str()).ok()).collect()
+    };
+    let early = guest::early(&files);
+    let program = &bundle.program;
+    let cwd = CString::new(program.cwd.as_str()).unwrap_or_default();
+    let named = |what: String| move |error: Errno| Unloadable { is_program: true, message: format!("{what}: {error}") };
+    early
+        .change_directory(At::cwd(&cwd))
+        .map_err(named(format!("working directory {:?}", program.cwd)))?;
+    let env = strings(&program.env);
+    let path = find(early, &program.args[0], &program.env);
+    let request = loader::Request {
+        path: &CString::new(path).unwrap_or_default(),
+        args: strings(&program.args),
+        env: env.clone(),
+        uid: program.uid,
+        gid: program.gid,
+    };
+    let loaded = loader::load(&mut space, &request, &|path| guest::open_program(guest::early(&files), path))
+        .map_err(|error| Unloadable { is_program: true, message: error.to_string() })?;
+    let port = bundle.function.port;
+    let process = Arc::new(Process::new(Parts {
+        device,
+        space,
+        actions: [Action::default(); 65],
+        files,
+        sockets: Sockets::new(Some(port)),
+        ready,
+        ledger: setup.ledger,
+        identity: Identity {
+            uid: program.uid,
+            gid: program.gid,
+            exe: loaded.exe,
+            args: loaded.args,
+            env,
+            auxiliary: loaded.auxiliary,
+        },
+        memory_limit: bundle.function.memory_bytes,
+        trace: false,
+        contained: true,
+    }));
+    let vcpu = process.take_vcpu().map_err(|error| internal("vCPU", &error))?;
+    for signal in 1..=64 {
+        // What the parent ignores or handles is not the program's.
+        let _ = host::set_disposition(signal, crate::signals::SIG_DFL, 0);
+    }
+    let mut task = Task::new(process.clone(), vcpu, 0);
+    task.start_at(loaded.entry, loaded.stack_pointer);
+    let remaining = Remaining { options, contract: bundle.function.contract, listener, kontain, image, state };
+    Ok((process, task, remaining))
+}
+
+/// What is left of the world when the program has its part.
+pub struct Remaining {
+    pub options: super::Options,
+    pub contract: Contract,
+    pub listener: OwnedFd,
+    pub kontain: Arc<super::kontain::Files>,
+    pub image: OwnedFd,
+    pub state: OwnedFd,
+}
+
+/// The program's path: looked up in its own PATH when it is a bare name.
+fn find(files: crate::fs::Files<'_>, program: &str, env: &[String]) -> Vec<u8> {
+    const DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    if program.contains('/') {
+        return program.as_bytes().to_vec();
+    }
+    let path = env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT);
+    path.split(':')
+        .map(|directory| format!("{directory}/{program}"))
+        .find(|candidate| {
+            CString::new(candidate.as_str()).is_ok_and(|name| guest::open_program(files, &name).is_ok())
+        })
+        .unwrap_or_else(|| program.to_owned())
+        .into_bytes()
+}

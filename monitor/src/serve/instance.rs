@@ -1,0 +1,293 @@
+//! One instance: a virtual machine for one call, from its making to the guest's first instruction of the call.
+//!
+//! Parked, it waits in accept(2) on the function's socket: the kernel hands a connection to exactly one such process. Nothing of
+//! the guest runs before the envelope has been read.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::channel::Message;
+use super::child::{self, Remaining, Setup, Streams};
+use super::{Launch, World};
+use crate::bundle::Contract;
+use crate::contracts::{self, Ending, ExitNotice, Kontain, KontainLimits, StdinPipes, envelope, run_stdin};
+use crate::control::{Cause, InstanceId};
+use crate::errno::Errno;
+use crate::fs::Files;
+use crate::guest;
+use crate::lifecycle::end_process;
+use crate::memory::space::Space;
+use crate::process::{Identity, Parts, Process};
+use crate::signals::{Actions, host, mirror_action};
+use crate::snapshot::{Snapshot, descriptors};
+use crate::syscalls::sockets::Sockets;
+use crate::task::Task;
+
+/// Largest request of the contract `kontain`, bytes; the server has a limit of its own before it.
+const KONTAIN_BODY: u64 = 64 << 20;
+
+/// Runs an instance in a fresh child; ends it.
+pub fn run(mut world: World, setup: Setup, launch: &Launch, id: InstanceId, parent: i32) -> ! {
+    child::begin(parent);
+    if world.files.set_instance(&setup.name).is_err() {
+        setup.fail("the private directories cannot be named");
+    }
+    let streams = match Streams::new(world.bundle.function.contract, &setup) {
+        Ok(streams) => streams,
+        Err(errno) => setup.fail(&format!("standard streams: {errno}")),
+    };
+    match launch {
+        Launch::Clone(snapshot) => run_clone(world, setup, snapshot, streams, id),
+        Launch::Boot | Launch::Start => run_program(world, setup, launch, streams, id),
+    }
+}
+
+/// From the snapshot: memory, descriptors and threads are made again, then the call is awaited.
+fn run_clone(world: World, setup: Setup, snapshot: &Snapshot, streams: Streams, id: InstanceId) -> ! {
+    let (process, remaining, pipes) = match restore(world, &setup, snapshot, streams) {
+        Ok(restored) => restored,
+        Err(why) => setup.fail(&format!("a clone could not be made: {why}")),
+    };
+    process.resting.store(true, Ordering::Release);
+    let mut main = None;
+    for state in &snapshot.threads {
+        let vcpu = match process.take_vcpu() {
+            Ok(vcpu) => vcpu,
+            Err(errno) => setup.fail(&format!("vCPU: {errno}")),
+        };
+        if state.main {
+            let mut task = Task::new(process.clone(), vcpu, state.mask);
+            if let Err(error) = task.restore(state) {
+                setup.fail(&format!("the main thread: {error}"));
+            }
+            main = Some(task);
+            continue;
+        }
+        let (process, state) = (process.clone(), state.clone());
+        let spawned = contracts::spawn("guest", move || {
+            let mut task = Task::new(process.clone(), vcpu, state.mask);
+            if task.restore(&state).is_err() {
+                end_process(70);
+            }
+            process.await_release();
+            task.run();
+            task.finish();
+        });
+        if spawned.is_err() {
+            setup.fail("a thread could not be made");
+        }
+    }
+    await_call(&process, &setup, &remaining, pipes, id);
+    process.release();
+    match main {
+        Some(mut task) => {
+            task.run();
+            end_process(0)
+        }
+        // The program's main thread had ended before.
+        None => loop {
+            std::thread::park();
+        },
+    }
+}
+
+type Restored = (Arc<Process>, Remaining, Option<StdinPipes>);
+
+fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -> Result<Restored, String> {
+    let World { options, bundle, device, listener, files, ready, kontain, image, state } = world;
+    let text = |what: &'static str| move |error: Errno| format!("{what}: {error}");
+    let vm = device.create_vm().map_err(|error| error.to_string())?;
+    let mut space = Space::new(vm, bundle.function.memory_bytes).map_err(text("memory"))?;
+    space.restore(&snapshot.space, image.as_raw_fd()).map_err(text("memory image"))?;
+    child::place_streams(&streams.guest).map_err(text("standard streams"))?;
+    let port = bundle.function.port;
+    let sockets = Sockets::restore(Some(port), &snapshot.sockets).map_err(text("sockets"))?;
+    {
+        let early = guest::early(&files);
+        let directory = std::ffi::CString::new(snapshot.directory.clone()).map_err(|error| error.to_string())?;
+        early.change_directory(crate::fs::At::cwd(&directory)).map_err(text("working directory"))?;
+        rebuild(early, snapshot, streams.guest)?;
+    }
+    // SAFETY: no pointers.
+    unsafe { libc::umask(snapshot.umask) };
+    let mut actions: Actions = Actions::from([crate::signals::Action::default(); 65]);
+    for (signal, action) in snapshot.actions.iter().enumerate().take(65).skip(1) {
+        actions[signal] = *action;
+        // SIGKILL and SIGSTOP cannot be set, and never were.
+        let _ = mirror_action(signal, *action);
+    }
+    // The moment of readiness is behind this process.
+    ready.pass();
+    let process = Arc::new(Process::new(Parts {
+        device,
+        space,
+        actions,
+        files,
+        sockets,
+        ready,
+        ledger: setup.ledger,
+        identity: Identity {
+            uid: bundle.program.uid,
+            gid: bundle.program.gid,
+            exe: snapshot.exe.clone(),
+            args: snapshot.args.clone(),
+            env: snapshot.env.clone(),
+            auxiliary: snapshot.auxiliary.clone(),
+        },
+        memory_limit: bundle.function.memory_bytes,
+        trace: false,
+        contained: true,
+    }));
+    let remaining = Remaining { options, contract: bundle.function.contract, listener, kontain, image, state };
+    Ok((process, remaining, streams.pipes))
+}
+
+/// 0, 1 and 2 are free for the snapshot's own use: a program may have closed or replaced them.
+fn rebuild(files: Files<'_>, snapshot: &Snapshot, streams: [OwnedFd; 3]) -> Result<(), String> {
+    for number in 0..3 {
+        if !snapshot.descriptors.iter().any(|descriptor| descriptor.fd == number)
+            && !snapshot.sockets.fds.iter().any(|(fd, ..)| *fd == number)
+        {
+            // SAFETY: a number of the guest's, which is not to be open.
+            unsafe { libc::close(number) };
+        }
+    }
+    descriptors::rebuild(files, &snapshot.descriptors, streams).map_err(|error| error.to_string())
+}
+
+/// Without a snapshot: the program itself is run up to where the call is awaited.
+fn run_program(world: World, setup: Setup, launch: &Launch, streams: Streams, id: InstanceId) -> ! {
+    if let Err(errno) = child::place_streams(&streams.guest) {
+        setup.fail(&format!("standard streams: {errno}"));
+    }
+    let (process, mut task, remaining) = match child::load(world, &setup) {
+        Ok(loaded) => loaded,
+        Err(problem) => setup.fail(&problem.message),
+    };
+    let Streams { guest, pipes } = streams;
+    drop(guest);
+    if matches!(launch, Launch::Start) {
+        process.ready.pass();
+        await_call(&process, &setup, &remaining, pipes, id);
+    } else {
+        crate::signals::host::keep_stoppable();
+        process.set_plan(Box::new(move |process, _| await_call(process, &setup, &remaining, pipes, id)));
+    }
+    task.run();
+    end_process(0)
+}
+
+/// Waits for the connection and its envelope, and gives the guest its call.
+fn await_call(
+    process: &Process,
+    setup: &Setup,
+    remaining: &Remaining,
+    pipes: Option<StdinPipes>,
+    id: InstanceId,
+) {
+    setup.tell(&Message::Parked, None);
+    let connection = accept(setup, remaining);
+    let envelope = match envelope::exchange(connection.as_fd(), id) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            process.ledger.end(Cause::Abandoned, None, &error.to_string());
+            end_process(0)
+        }
+    };
+    let budget_ms = u64::try_from(envelope.budget.as_millis()).unwrap_or(u64::MAX);
+    setup.tell(&Message::Accepted { call: envelope.call, budget_ms }, Some(connection.as_fd()));
+    match (remaining.contract, pipes) {
+        (Contract::Http, _) => {
+            if let Err(errno) = process.lock_sockets().connect_call(connection) {
+                setup.fail(&format!("the connection: {errno}"));
+            }
+        }
+        (Contract::Stdin, Some(pipes)) => serve_stdin(process, setup, connection, pipes, remaining.options.output_limit),
+        (Contract::Stdin, None) => setup.fail("no pipes for the contract stdin"),
+        (Contract::Kontain, _) => serve_kontain(process, remaining, connection),
+    }
+}
+
+/// The function's next connection. EINVAL: `serve` drains, no connection will come.
+fn accept(setup: &Setup, remaining: &Remaining) -> OwnedFd {
+    loop {
+        // SAFETY: no addresses are asked for.
+        let fd = unsafe {
+            libc::accept4(
+                remaining.listener.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC,
+            )
+        };
+        if fd >= 0 {
+            // SAFETY: a fresh descriptor.
+            let connection = unsafe { OwnedFd::from_raw_fd(fd) };
+            match crate::fs::descriptors::raise(connection) {
+                Ok(connection) => return connection,
+                Err(errno) => setup.fail(&format!("the connection: {errno}")),
+            }
+        }
+        match Errno::last() {
+            Errno::INTR | Errno(libc::ECONNABORTED) => {}
+            Errno::INVAL => {
+                setup.ledger.end(Cause::Drained, None, "");
+                end_process(0)
+            }
+            errno => setup.fail(&format!("accept: {errno}")),
+        }
+    }
+}
+
+/// `stdin`: a helper thread speaks HTTP and ends the process when all is said.
+fn serve_stdin(process: &Process, setup: &Setup, connection: OwnedFd, pipes: StdinPipes, limit: usize) {
+    let Ok(notice) = ExitNotice::new().map(Arc::new) else { setup.fail("eventfd") };
+    let told = notice.clone();
+    let ledger = process.ledger;
+    process.set_exit(Box::new(move |_, status| {
+        told.tell(Ending::Exited(u8::try_from(status).unwrap_or(u8::MAX)));
+        // The helper ends the process when the answer is written.
+        loop {
+            std::thread::park();
+        }
+    }));
+    let spawned = contracts::spawn("contract", move || {
+        let outcome = run_stdin(connection, pipes, &notice, limit);
+        ledger.bytes_in.store(outcome.bytes_in, Ordering::Relaxed);
+        ledger.bytes_out.store(outcome.bytes_out, Ordering::Relaxed);
+        let (cause, code, message) = outcome.receipt();
+        ledger.end(cause, code, message.unwrap_or(""));
+        end_process(0)
+    });
+    if spawned.is_err() {
+        setup.fail("a thread could not be made");
+    }
+}
+
+/// `kontain`: the request is read now, the reply is answered at the program's end.
+fn serve_kontain(process: &Process, remaining: &Remaining, connection: OwnedFd) {
+    let ledger = process.ledger;
+    let finish = move |outcome: contracts::Outcome| {
+        ledger.bytes_in.store(outcome.bytes_in, Ordering::Relaxed);
+        ledger.bytes_out.store(outcome.bytes_out, Ordering::Relaxed);
+        let (cause, code, message) = outcome.receipt();
+        ledger.end(cause, code, message.unwrap_or(""));
+    };
+    let limits = KontainLimits { body: KONTAIN_BODY, output: remaining.options.output_limit };
+    match Kontain::begin(connection, limits) {
+        Ok(call) => remaining.kontain.begin(call),
+        Err(outcome) => {
+            finish(outcome);
+            end_process(0)
+        }
+    }
+    let files = remaining.kontain.clone();
+    process.set_exit(Box::new(move |_, status| {
+        if let (Some(call), Ok(notice)) = (files.end(), ExitNotice::new()) {
+            host::block_all();
+            notice.tell(Ending::Exited(u8::try_from(status).unwrap_or(u8::MAX)));
+            finish(call.finish(&notice));
+        }
+    }));
+}

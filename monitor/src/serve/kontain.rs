@@ -1,0 +1,67 @@
+//! `/.request` and `/.reply` of a Kontain function, before and during its call.
+
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::contracts::Kontain;
+use crate::errno::{Errno, from_libc};
+use crate::fs::descriptors::private;
+use crate::fs::{Purpose, SpecialFile};
+use crate::ready::{Ready, Wait};
+
+/// The files of the call, once there is one.
+pub struct Files {
+    ready: Arc<Ready>,
+    call: Mutex<Option<Kontain>>,
+}
+
+impl Files {
+    pub fn new(ready: Arc<Ready>) -> Self {
+        Self { ready, call: Mutex::default() }
+    }
+
+    pub fn begin(&self, call: Kontain) {
+        *self.call.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
+    }
+
+    /// Takes the call out, to answer it.
+    pub fn end(&self) -> Option<Kontain> {
+        self.call.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn file(&self, purpose: Purpose, reply: bool) -> Result<OwnedFd, Errno> {
+        if !reply && purpose == Purpose::Open {
+            self.ready.before(&Wait::OpenRequest)?;
+        }
+        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        match call.as_ref() {
+            Some(call) => {
+                let file = if reply { call.reply() } else { call.request() };
+                private(|| Ok(file.as_fd().try_clone_to_owned()?))
+            }
+            // A program that looks or writes before its first call finds an empty file.
+            None => private(|| {
+                // SAFETY: a NUL-terminated name; the result is checked.
+                let fd = from_libc(unsafe { libc::memfd_create(c"empty".as_ptr(), libc::MFD_CLOEXEC) })?;
+                // SAFETY: a fresh descriptor.
+                Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(|_| Errno::MFILE)?) })
+            }),
+        }
+    }
+}
+
+pub struct Request(pub Arc<Files>);
+
+impl SpecialFile for Request {
+    fn file(&self, purpose: Purpose) -> Result<OwnedFd, Errno> {
+        self.0.file(purpose, false)
+    }
+}
+
+pub struct Reply(pub Arc<Files>);
+
+impl SpecialFile for Reply {
+    fn file(&self, purpose: Purpose) -> Result<OwnedFd, Errno> {
+        self.0.file(purpose, true)
+    }
+}

@@ -1,0 +1,141 @@
+//! `mayfly-monitor serve`: one function revision on this node.
+//!
+//! One small process, one thread: it boots the program once in a child (`boot`), keeps clones of it parked (`instance`), watches
+//! them, and reports (`parent`). It never holds a guest's memory, so a fork of it is cheap, and it reads of a guest only
+//! bounded log bytes and the numbers of the ledger.
+
+mod boot;
+mod channel;
+mod child;
+mod instance;
+mod kontain;
+mod parent;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bundle::{Bundle, BundleError};
+use crate::errno::{Errno, from_libc};
+use crate::fs::descriptors::raise;
+use crate::fs::{Access, Builder, Namespace};
+use crate::ready::Ready;
+use crate::snapshot::Snapshot;
+use crate::vm::kvm::{Device, KvmError};
+
+pub use parent::serve;
+
+/// Longest socket path, with its NUL (unix(7)).
+const SOCKET_PATH_MAX: usize = 108;
+/// Connections that wait for an instance.
+const BACKLOG: i32 = 4096;
+
+/// The command line.
+pub struct Options {
+    pub bundle: PathBuf,
+    pub socket: PathBuf,
+    /// Instances kept parked, and alive at most.
+    pub pool: u32,
+    pub instances: u32,
+    pub ready_timeout: Duration,
+    /// Bytes of log an instance may write, bytes of response where the monitor makes it.
+    pub log_limit: u64,
+    pub output_limit: usize,
+    pub device: String,
+    /// Where private directories of instances are made.
+    pub scratch: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    #[error("{what}: {source}")]
+    Host { what: String, source: Errno },
+}
+
+fn host_error(what: impl Into<String>) -> impl FnOnce(Errno) -> ServeError {
+    let what = what.into();
+    move |source| ServeError::Host { what, source }
+}
+
+/// What every child of `serve` inherits. A child owns its copy.
+pub struct World {
+    pub options: Options,
+    pub bundle: Bundle,
+    pub device: Arc<Device>,
+    pub listener: OwnedFd,
+    pub files: Namespace,
+    pub ready: Arc<Ready>,
+    pub kontain: Arc<kontain::Files>,
+    /// The memory image, empty until the program was booted.
+    pub image: OwnedFd,
+    pub state: OwnedFd,
+}
+
+/// How an instance begins.
+#[derive(Clone)]
+pub enum Launch {
+    /// From the snapshot.
+    Clone(Arc<Snapshot>),
+    /// By booting to readiness; the snapshot was refused.
+    Boot,
+    /// At the first instruction: the program ends without reading its input.
+    Start,
+}
+
+impl World {
+    /// Opens everything. The directory of `socket` must exist; an old socket is replaced.
+    pub fn open(options: Options) -> Result<Self, ServeError> {
+        let bundle = Bundle::read(&options.bundle)?;
+        let device = Arc::new(Device::open(&options.device)?);
+        let listener = listen(&options.socket)?;
+        let ready = Arc::new(Ready::new(Some(bundle.function.contract)));
+        let kontain = Arc::new(kontain::Files::new(ready.clone()));
+        let files = namespace(&bundle, &options.scratch, &kontain)?;
+        let image = crate::snapshot::image::create(c"mayfly-image").map_err(host_error("memory image"))?;
+        let state = crate::snapshot::image::create_empty(c"mayfly-state").map_err(host_error("snapshot state"))?;
+        Ok(Self { options, bundle, device, listener, files, ready, kontain, image, state })
+    }
+}
+
+/// The guest's tree: the image read-only, private /tmp, /dev/shm and /var/tmp, a /proc, /sys and /dev of its own.
+fn namespace(bundle: &Bundle, scratch: &Path, kontain: &Arc<kontain::Files>) -> Result<Namespace, ServeError> {
+    let build = || -> Result<Namespace, Errno> {
+        let mut builder = Builder::new(&bundle.root, Access::ReadOnly)?.instance("unnamed").proc()?.sys()?.dev()?;
+        for path in ["/tmp", "/dev/shm", "/var/tmp"] {
+            builder = builder.scratch(path, scratch)?;
+        }
+        if bundle.function.contract == crate::bundle::Contract::Kontain {
+            builder = builder
+                .special("/.request", Access::ReadOnly, Box::new(kontain::Request(kontain.clone())))?
+                .special("/.reply", Access::ReadWrite, Box::new(kontain::Reply(kontain.clone())))?;
+        }
+        Ok(builder.build())
+    };
+    build().map_err(host_error(bundle.root.display().to_string()))
+}
+
+/// The socket that calls come to.
+fn listen(path: &Path) -> Result<OwnedFd, ServeError> {
+    let name = path.as_os_str().as_bytes();
+    let problem = || host_error(path.display().to_string());
+    if name.len() >= SOCKET_PATH_MAX {
+        return Err(problem()(Errno::NAMETOOLONG));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(problem()(error.into())),
+        _ => {}
+    }
+    let listener =
+        std::os::unix::net::UnixListener::bind(path).map_err(|error| problem()(error.into()))?;
+    let listener = raise(listener.into()).map_err(problem())?;
+    // The standard library's backlog of 128 would refuse a burst.
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), BACKLOG) }).map_err(problem())?;
+    Ok(listener)
+}

@@ -1,0 +1,402 @@
+//! The guest's descriptors as data, and made again in a clone under the same numbers.
+//!
+//! What a descriptor is, the kernel says (/proc/self/fd and fdinfo), so nothing has to be tracked while the program boots,
+//! but for which two ends make a socket pair. Files are opened again by path and put at their offset, pipes and eventfds are
+//! made with their content, epoll sets with their members. What cannot be carried refuses the snapshot, with the reason.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use super::{SnapshotError, failed};
+use crate::errno::{Errno, from_libc};
+use crate::fs::descriptors::{MONITOR_FD_FLOOR, guest_fd};
+use crate::fs::{At, Files, OpenRequest};
+use crate::process::Process;
+use crate::syscalls::sockets::{Sockets, place};
+
+/// Largest content of pipes that is carried, bytes.
+const CONTENT_MAX: usize = 1 << 20;
+
+/// The three standard streams that the monitor gave the program: (device, inode) of each.
+pub struct Streams {
+    identities: [(u64, u64); 3],
+}
+
+impl Streams {
+    /// Notes what stands behind 0, 1, 2 now.
+    pub fn note() -> Result<Self, Errno> {
+        Ok(Self { identities: [identity(0)?, identity(1)?, identity(2)?] })
+    }
+}
+
+/// One descriptor of the guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Descriptor {
+    pub fd: i32,
+    pub close_on_exec: bool,
+    pub what: What,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum What {
+    /// A standard stream of the instance: 0, 1 or 2.
+    Stream(u8),
+    /// The same open file as a lower number.
+    Same(i32),
+    File { path: Vec<u8>, flags: i32, offset: i64 },
+    /// An end of a pipe; pipes are numbered.
+    Pipe { pipe: u32, write: bool, nonblocking: bool, content: Vec<u8> },
+    /// An end of a unix socket pair.
+    Pair { pair: u32, end: u8, kind: i32, nonblocking: bool },
+    Event { count: u64, semaphore: bool, nonblocking: bool },
+    Epoll { members: Vec<Member> },
+    Timer { clock: i32, nonblocking: bool },
+    Signals { mask: u64, nonblocking: bool },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Member {
+    pub fd: i32,
+    pub events: u32,
+    pub data: u64,
+}
+
+fn stat(fd: i32) -> Result<libc::stat, Errno> {
+    // SAFETY: all-zero is a valid stat.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: a local of the documented type.
+    from_libc(unsafe { libc::fstat(fd, &raw mut stat) })?;
+    Ok(stat)
+}
+
+fn identity(fd: i32) -> Result<(u64, u64), Errno> {
+    let stat = stat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+fn fcntl(fd: i32, command: i32) -> Result<i32, Errno> {
+    // SAFETY: commands without pointers.
+    i32::try_from(from_libc(unsafe { libc::fcntl(fd, command) })?).map_err(|_| Errno::INVAL)
+}
+
+/// Fields of /proc/self/fdinfo: name → values, in order.
+fn info(fd: i32) -> HashMap<String, Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+    let mut fields: HashMap<String, Vec<String>> = HashMap::new();
+    for line in text.lines() {
+        if let Some((name, value)) = line.split_once(':') {
+            fields.entry(name.trim().to_owned()).or_default().push(value.trim().to_owned());
+        }
+    }
+    fields
+}
+
+/// Whether two numbers are one open file. Without kcmp(2) the answer is no, which costs a shared offset.
+fn same_file(one: i32, two: i32) -> bool {
+    // SAFETY: no pointers; KCMP_FILE is 0.
+    unsafe {
+        let pid = libc::getpid();
+        libc::syscall(libc::SYS_kcmp, pid, pid, 0, one, two) == 0
+    }
+}
+
+/// All descriptors of the guest but virtual sockets.
+pub fn capture(process: &Process, sockets: &Sockets, streams: &Streams) -> Result<Vec<Descriptor>, SnapshotError> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc/self/fd").map_err(|error| failed("/proc/self/fd")(error.into()))? {
+        let name = entry.map_err(|error| failed("/proc/self/fd")(error.into()))?.file_name();
+        let Some(fd) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        if fd >= MONITOR_FD_FLOOR || sockets.get(fd).is_some() {
+            continue;
+        }
+        // The listing's own descriptor is gone by now.
+        if let Ok(target) = std::fs::read_link(format!("/proc/self/fd/{fd}")) {
+            found.insert(fd, target.to_string_lossy().into_owned());
+        }
+    }
+    let own_listing: Vec<i32> = found
+        .iter()
+        .filter(|(_, target)| target.starts_with("/proc/") && target.ends_with("/fd"))
+        .map(|(fd, _)| *fd)
+        .collect();
+    for fd in own_listing {
+        found.remove(&fd);
+    }
+    let mut capture = Capture { process, sockets, streams, pipes: HashMap::new(), pairs: HashMap::new() };
+    let mut descriptors: Vec<Descriptor> = Vec::new();
+    for (fd, target) in &found {
+        let close_on_exec = fcntl(*fd, libc::F_GETFD).map_err(failed("fcntl"))? & libc::FD_CLOEXEC != 0;
+        let earlier = descriptors.iter().find(|known| {
+            !matches!(known.what, What::Same(_) | What::Stream(_)) && same_file(known.fd, *fd)
+        });
+        let what = match earlier {
+            Some(earlier) => What::Same(earlier.fd),
+            None => capture.classify(*fd, target)?,
+        };
+        descriptors.push(Descriptor { fd: *fd, close_on_exec, what });
+    }
+    Ok(descriptors)
+}
+
+struct Capture<'a> {
+    process: &'a Process,
+    sockets: &'a Sockets,
+    streams: &'a Streams,
+    /// Inode → number of the pipe.
+    pipes: HashMap<u64, u32>,
+    pairs: HashMap<u64, u32>,
+}
+
+impl Capture<'_> {
+    fn classify(&mut self, fd: i32, target: &str) -> Result<What, SnapshotError> {
+        let refuse = |why: String| SnapshotError::Refused(format!("descriptor {fd}: {why}"));
+        let flags = fcntl(fd, libc::F_GETFL).map_err(failed("fcntl"))?;
+        let nonblocking = flags & libc::O_NONBLOCK != 0;
+        let identity = identity(fd).map_err(failed("fstat"))?;
+        if let Some(stream) = self.streams.identities.iter().position(|known| *known == identity) {
+            return Ok(What::Stream(u8::try_from(stream).unwrap_or(0)));
+        }
+        if target.starts_with("pipe:") {
+            return self.pipe(fd, identity.1, flags);
+        }
+        if target.starts_with("socket:") {
+            return self.pair(fd, identity.1, nonblocking).map_err(refuse);
+        }
+        let kind = target.strip_prefix("anon_inode:").map(|kind| kind.trim_matches(['[', ']']));
+        match kind {
+            Some("eventfd") => {
+                let fields = info(fd);
+                let first = |name: &str| fields.get(name).and_then(|values| values.first());
+                let count = first("eventfd-count").and_then(|text| u64::from_str_radix(text, 16).ok());
+                let semaphore = first("eventfd-semaphore").is_some_and(|text| text != "0");
+                let count = count.ok_or_else(|| refuse("an eventfd whose count is not known".to_owned()))?;
+                Ok(What::Event { count, semaphore, nonblocking })
+            }
+            Some("eventpoll") => Ok(What::Epoll { members: members(fd) }),
+            Some("timerfd") => {
+                let fields = info(fd);
+                let armed = fields.get("it_value").is_none_or(|values| values.iter().any(|value| value != "(0, 0)"));
+                if armed {
+                    return Err(refuse("an armed timerfd".to_owned()));
+                }
+                let clock = fields.get("clockid").and_then(|values| values.first()?.parse().ok());
+                Ok(What::Timer { clock: clock.unwrap_or(libc::CLOCK_MONOTONIC), nonblocking })
+            }
+            Some("signalfd") => {
+                let mask = info(fd).get("sigmask").and_then(|v| u64::from_str_radix(v.first()?, 16).ok());
+                Ok(What::Signals { mask: mask.unwrap_or(0), nonblocking })
+            }
+            Some(other) => Err(refuse(format!("{other} cannot be carried"))),
+            None => self.file(fd, flags),
+        }
+    }
+
+    fn file(&self, fd: i32, flags: i32) -> Result<What, SnapshotError> {
+        let refuse = |why: String| SnapshotError::Refused(format!("descriptor {fd}: {why}"));
+        let path = Files::new(&self.process.files, self.process)
+            .descriptor_path(fd)
+            .map_err(|errno| refuse(format!("an open file without a path: {errno}")))?;
+        let shown = String::from_utf8_lossy(&path).into_owned();
+        if !path.starts_with(b"/") || path.ends_with(b" (deleted)") {
+            return Err(refuse(format!("{shown} has no path in a clone")));
+        }
+        if self.process.files.is_scratch(&path) {
+            return Err(refuse(format!("{shown} is a temporary file")));
+        }
+        // SAFETY: no pointers; a descriptor without an offset answers with an error, and has none.
+        let offset = unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) }.max(0);
+        let kept = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_TMPFILE) | flags & libc::O_DIRECTORY;
+        Ok(What::File { path, flags: kept, offset })
+    }
+
+    fn pipe(&mut self, fd: i32, inode: u64, flags: i32) -> Result<What, SnapshotError> {
+        let next = u32::try_from(self.pipes.len()).unwrap_or(u32::MAX);
+        let pipe = *self.pipes.entry(inode).or_insert(next);
+        let write = flags & libc::O_ACCMODE == libc::O_WRONLY;
+        let mut content = Vec::new();
+        if !write {
+            let mut waiting = 0i32;
+            // SAFETY: a local int.
+            from_libc(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut waiting) }).map_err(failed("FIONREAD"))?;
+            content = vec![0; usize::try_from(waiting).unwrap_or(0).min(CONTENT_MAX)];
+            // The boot process ends after this: taking the bytes out harms nobody.
+            // SAFETY: a local buffer with its length, of which that much is there.
+            let got = unsafe { libc::read(fd, content.as_mut_ptr().cast(), content.len()) };
+            content.truncate(usize::try_from(got).unwrap_or(0));
+        }
+        Ok(What::Pipe { pipe, write, nonblocking: flags & libc::O_NONBLOCK != 0, content })
+    }
+
+    fn pair(&mut self, fd: i32, inode: u64, nonblocking: bool) -> Result<What, String> {
+        let (id, end, kind) = self.sockets.pair_of(inode).ok_or("an open unix socket")?;
+        let mut waiting = 0i32;
+        // SAFETY: a local int.
+        from_libc(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut waiting) }).map_err(|errno| errno.to_string())?;
+        if waiting > 0 {
+            return Err("a socket pair with data in it".to_owned());
+        }
+        let next = u32::try_from(self.pairs.len()).unwrap_or(u32::MAX);
+        let pair = *self.pairs.entry(id).or_insert(next);
+        Ok(What::Pair { pair, end, kind, nonblocking })
+    }
+}
+
+/// The members of an epoll set ("tfd: 5 events: 19 data: 5 …" lines of fdinfo).
+fn members(fd: i32) -> Vec<Member> {
+    let fields = info(fd);
+    let lines = fields.get("tfd").map_or(&[][..], Vec::as_slice);
+    lines
+        .iter()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let after = |name: &str| words.iter().position(|word| *word == name).and_then(|at| words.get(at + 1));
+            Some(Member {
+                fd: words.first()?.parse().ok()?,
+                events: u32::from_str_radix(after("events:")?, 16).ok()?,
+                data: u64::from_str_radix(after("data:")?, 16).ok()?,
+            })
+        })
+        .collect()
+}
+
+/// What a clone gives for the standard streams.
+pub type StreamFds = [OwnedFd; 3];
+
+/// Makes the descriptors again.
+///
+/// Preconditions: the numbers below the floor are free but for what this call makes, sockets are restored, no thread of the guest runs.
+pub fn rebuild(process_files: Files<'_>, list: &[Descriptor], streams: StreamFds) -> Result<(), SnapshotError> {
+    let mut pipes: HashMap<u32, [OwnedFd; 2]> = HashMap::new();
+    let mut pairs: HashMap<u32, [OwnedFd; 2]> = HashMap::new();
+    for descriptor in list {
+        let fd = guest_fd(descriptor.fd).map_err(failed("descriptor"))?;
+        let made: OwnedFd = match &descriptor.what {
+            What::Stream(stream) => {
+                let stream = streams.get(usize::from(*stream)).ok_or(Errno::INVAL).map_err(failed("stream"))?;
+                duplicate(stream).map_err(failed("stream"))?
+            }
+            What::Same(other) => {
+                // SAFETY: a number of the guest's, which an earlier round made.
+                let other = unsafe { std::os::fd::BorrowedFd::borrow_raw(guest_fd(*other).map_err(failed("dup"))?) };
+                duplicate(&other).map_err(failed("dup"))?
+            }
+            What::File { path, flags, offset } => {
+                open(process_files, path, *flags, *offset).map_err(failed("an open file"))?
+            }
+            What::Pipe { pipe, write, nonblocking, content } => {
+                if let std::collections::hash_map::Entry::Vacant(slot) = pipes.entry(*pipe) {
+                    slot.insert(two(|ends| {
+                        // SAFETY: a local array of two.
+                        unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }
+                    }).map_err(failed("pipe"))?);
+                }
+                let ends = &pipes[pipe];
+                if !content.is_empty() {
+                    // SAFETY: a buffer with its length; a fresh pipe has room for what one held.
+                    let done = unsafe { libc::write(ends[1].as_raw_fd(), content.as_ptr().cast(), content.len()) };
+                    from_libc(done as i64).map_err(failed("pipe"))?;
+                }
+                end(&ends[usize::from(*write)], *nonblocking).map_err(failed("pipe"))?
+            }
+            What::Pair { pair, end: number, kind, nonblocking } => {
+                if let std::collections::hash_map::Entry::Vacant(slot) = pairs.entry(*pair) {
+                    slot.insert(two(|ends| {
+                        // SAFETY: a local array of two.
+                        unsafe { libc::socketpair(libc::AF_UNIX, *kind | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr()) }
+                    }).map_err(failed("socketpair"))?);
+                }
+                end(&pairs[pair][usize::from(*number & 1)], *nonblocking).map_err(failed("socketpair"))?
+            }
+            What::Event { count, semaphore, nonblocking } => {
+                let flags = if *semaphore { libc::EFD_SEMAPHORE } else { 0 };
+                // SAFETY: no pointers.
+                let event = own(unsafe { libc::eventfd(0, flags | libc::EFD_CLOEXEC) }).map_err(failed("eventfd"))?;
+                if *count > 0 {
+                    // SAFETY: eight bytes of a local.
+                    unsafe { libc::write(event.as_raw_fd(), std::ptr::from_ref(count).cast(), 8) };
+                }
+                set_nonblocking(&event, *nonblocking).map_err(failed("eventfd"))?;
+                event
+            }
+            What::Timer { clock, nonblocking } => {
+                let flags = if *nonblocking { libc::TFD_NONBLOCK } else { 0 };
+                // SAFETY: no pointers.
+                own(unsafe { libc::timerfd_create(*clock, flags | libc::TFD_CLOEXEC) }).map_err(failed("timerfd"))?
+            }
+            What::Signals { mask, nonblocking } => {
+                let flags = libc::SFD_CLOEXEC | if *nonblocking { libc::SFD_NONBLOCK } else { 0 };
+                // SAFETY: the kernel reads an 8-byte set.
+                let fd = unsafe { libc::syscall(libc::SYS_signalfd4, -1, std::ptr::from_ref(mask), 8, flags) };
+                own(i32::try_from(fd).unwrap_or(-1)).map_err(failed("signalfd"))?
+            }
+            // SAFETY: no pointers.
+            What::Epoll { .. } => own(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map_err(failed("epoll"))?,
+        };
+        put(made, fd, descriptor.close_on_exec).map_err(failed("descriptor"))?;
+    }
+    // When all members exist.
+    for descriptor in list {
+        if let What::Epoll { members } = &descriptor.what {
+            for member in members {
+                let mut event = libc::epoll_event { events: member.events, u64: member.data };
+                // SAFETY: a local event; numbers of the guest's.
+                let done = unsafe { libc::epoll_ctl(descriptor.fd, libc::EPOLL_CTL_ADD, member.fd, &raw mut event) };
+                from_libc(done).map_err(failed("epoll"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn own(fd: i32) -> Result<OwnedFd, Errno> {
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: a fresh descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Two ends, raised: they must not lie where a later descriptor belongs.
+fn two(make: impl FnOnce(&mut [i32; 2]) -> i32) -> Result<[OwnedFd; 2], Errno> {
+    let mut ends = [0i32; 2];
+    from_libc(make(&mut ends))?;
+    let [one, two] = ends;
+    Ok([crate::fs::descriptors::raise(own(one)?)?, crate::fs::descriptors::raise(own(two)?)?])
+}
+
+fn duplicate(fd: &impl AsRawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers.
+    own(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, MONITOR_FD_FLOOR) })
+}
+
+fn set_nonblocking(fd: &OwnedFd, nonblocking: bool) -> Result<(), Errno> {
+    let flags = fcntl(fd.as_raw_fd(), libc::F_GETFL)? & !libc::O_NONBLOCK;
+    let flags = flags | if nonblocking { libc::O_NONBLOCK } else { 0 };
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(|_| ())
+}
+
+fn end(fd: &OwnedFd, nonblocking: bool) -> Result<OwnedFd, Errno> {
+    set_nonblocking(fd, nonblocking)?;
+    duplicate(fd)
+}
+
+fn open(files: Files<'_>, path: &[u8], flags: i32, offset: i64) -> Result<OwnedFd, Errno> {
+    let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+    let file = files.open(At::cwd(&path), OpenRequest::lenient(flags | libc::O_CLOEXEC, 0)?)?.make_private()?;
+    if offset > 0 {
+        // SAFETY: no pointers.
+        from_libc(unsafe { libc::lseek(file.as_raw_fd(), offset, libc::SEEK_SET) })?;
+    }
+    Ok(file)
+}
+
+fn put(made: OwnedFd, number: i32, close_on_exec: bool) -> Result<(), Errno> {
+    place(made, number)?;
+    let flags = if close_on_exec { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::fcntl(number, libc::F_SETFD, flags) }).map(|_| ())
+}
