@@ -77,7 +77,7 @@ def step(text: str) -> None:
 
 def mayfly(data: Path, *arguments: str, stdin: str | None = None) -> str:
     """Runs a command; its output, or Failed with its error."""
-    command = [MAYFLY, *arguments]
+    command = [str(MAYFLY), *arguments]
     finished = subprocess.run(command, input=stdin, env=environment(data), capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise Failed(f"`mayfly {' '.join(arguments)}` ended with {finished.returncode}:\n{finished.stderr.strip()}")
