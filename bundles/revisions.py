@@ -190,16 +190,13 @@ class RevisionStore:
             durable.make_directory(function)
             self._write_bundle(function / revision, files)
             bundle = self._load(function / revision)
-            if _target(function / CURRENT) != revision:
-                link = durable.unique(self._tmp, "current")
-                link.symlink_to(revision)
-                durable.move(link, function / CURRENT)
+            self._make_current(function / CURRENT, revision)
             return bundle
 
     def unpublish(self, namespace: str, name: str) -> None:
         """Makes the function disappear. Its revisions stay until nobody holds them and `collect` comes by."""
         link = self.revisions / namespace / name / CURRENT
-        if is_label(namespace) and is_label(name) and _target(link) is not None:
+        if is_label(namespace) and is_label(name) and link.is_symlink():
             with durable.storage_errors(f"unpublishing {namespace}/{name}"):
                 link.unlink(missing_ok=True)
                 durable.sync_directory(link.parent)
@@ -275,6 +272,14 @@ class RevisionStore:
             durable.remove_tree(fresh)
             raise
 
+    def _make_current(self, link: Path, revision: str) -> None:
+        with suppress(RevisionError):  # whatever else the link was, it is replaced
+            if _target(link) == revision:
+                return
+        fresh = durable.unique(self._tmp, CURRENT)
+        fresh.symlink_to(revision)
+        durable.move(fresh, link)
+
     def _collect(self, keep: set[Digest]) -> Collected:
         """Precondition: the store's lock is held alone. What goes is first moved to tmp/, so that it disappears at once and whole."""
         leftovers = sum(1 for _ in self._tmp.iterdir()) + self.layout.remove_leftovers()
@@ -296,22 +301,32 @@ class RevisionStore:
     def _collect_revisions(self, function: Path, keep: set[Digest]) -> int:
         """Discards what can go from one function, adds the images of what stays to `keep`, and returns how many revisions went."""
         removed = 0
-        current = _target(function / CURRENT)
-        for path in sorted(function.iterdir()):
-            if path.name == CURRENT:
+        try:
+            current = _target(function / CURRENT)
+        except RevisionError as error:
+            logger.error("nothing of %s/%s is current: %s", function.parent.name, function.name, error)
+            current = None
+        for path in sorted(path for path in function.iterdir() if path.name != CURRENT):
+            if path.name != current and self._discard_unheld(path):
+                removed += 1
                 continue
             try:
-                if path.name == current:
-                    raise Locked
-                with locked(self._locks / path.name, wait=False):
-                    self._discard(path)
-                removed += 1
-            except Locked:
-                try:
-                    keep.add(self._load(path).spec.image)
-                except RevisionError as error:
-                    logger.error("revision in use cannot be read: %s", error)
+                keep.add(self._load(path).spec.image)
+            except RevisionError as error:
+                logger.error("a revision in use is damaged: %s", error)
         return removed
+
+    def _discard_unheld(self, path: Path) -> bool:
+        """Discards a revision, or what pretends to be one, unless it is held. The lock is kept until it is gone."""
+        if not _REVISION.fullmatch(path.name):
+            self._discard(path)
+            return True
+        try:
+            with locked(self._locks / path.name, wait=False):
+                self._discard(path)
+                return True
+        except Locked:
+            return False
 
     def _collect_blobs(self, keep: set[Digest]) -> int:
         needed = set(keep)

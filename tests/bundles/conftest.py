@@ -10,6 +10,8 @@ from bundles import Layout, RevisionStore, durable
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the kernel lets nobody else do what is tested")
 
+NOT_ROOT = pytest.mark.skipif(os.geteuid() == 0, reason="for ordinary users: run by test_ordinary_user")
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:

@@ -27,7 +27,7 @@ from bundles import (
     unpack,
 )
 from bundles.manifests import OCI_INDEX, OCI_LAYER, OCI_MANIFEST
-from tests.bundles.conftest import ROOT
+from tests.bundles.conftest import NOT_ROOT, ROOT
 from tests.bundles.images import (
     Entry,
     Layer,
@@ -179,6 +179,31 @@ def test_special_files_setuid_and_capabilities_do_not_reach_the_host(layout: Lay
     assert modes == {"setuid": 0o755, "setgid": 0o755, "both": 0o711, "capable": 0o755, "shared": 0o2775, "sticky": 0o1777, "dev": 0o755}
     assert "security.capability" not in os.listxattr(rootfs / "capable")
     assert (rootfs / "both").stat().st_uid == 1000
+
+
+@NOT_ROOT
+def test_an_ordinary_user_gets_all_that_he_can_have(layout: Layout, place: Path) -> None:
+    """Everything is his and readable to him; what only root can make is left out or an empty file."""
+    entries = [
+        directory("closed", mode=0o000),
+        file("closed/file", b"x", mode=0o000, uid=0),
+        directory("others", mode=0o055, uid=4000, gid=4000),
+        file("others/setuid", b"x", mode=0o4111, uid=4000),
+        file("capable", mode=0o755, pax={"SCHILY.xattr.security.capability": CAPABILITY}),
+        character_device("null", 1, 3),
+        fifo("pipe"),
+    ]
+    rootfs = unpack(layout, build(layout, entries), place / "target")
+    assert names(rootfs) == ["capable", "closed", "closed/file", "null", "others", "others/setuid"]
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in rootfs.rglob("*")}
+    assert modes["closed"] == 0o700
+    assert modes["file"] == 0o400
+    assert modes["others"] == 0o755
+    assert modes["setuid"] == 0o511
+    assert (rootfs / "closed/file").read_bytes() == b"x"
+    assert (rootfs / "null").is_file()
+    assert "security.capability" not in os.listxattr(rootfs / "capable")
+    assert {path.lstat().st_uid for path in rootfs.rglob("*")} == {os.geteuid()}
 
 
 def test_the_target_belongs_to_its_owner_alone(layout: Layout, place: Path) -> None:
