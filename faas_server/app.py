@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import logging
 import os
 import re
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import structlog
 from aiohttp import HttpVersion11, web
-from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -82,19 +80,9 @@ async def serving(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(fleet.close, settings.drain_timeout)
         await stack.enter_async_context(_running(_follow(store, fleet), "routing", broken))
         calls = Calls(settings, receipts, metrics)
-        runner = _runner(
-            _application(
-                settings,
-                fleet,
-                metrics,
-                ManagementFront(settings, fleet, calls, receipts, logs),
-                KontainFront(settings, fleet, calls),
-            ),
-            settings,
-        )
-        stack.push_async_callback(runner.cleanup)
-        await runner.setup()
-        address = await _listen(runner, settings)
+        management = ManagementFront(settings, fleet, calls, receipts, logs)
+        app = _application(settings, fleet, metrics, management, KontainFront(settings, fleet, calls))
+        address = await _listen(app, settings, stack)
         _log.info("listening", host=address[0], port=address[1], data=str(settings.data), pid=os.getpid())
         yield Server(address, fleet, broken)
         _log.info("draining", seconds=settings.drain_timeout)
@@ -155,16 +143,20 @@ def _owned(directory: Path) -> Iterator[None]:
 # ---- HTTP
 
 
-class _NotOfClients(logging.Filter):
-    """Keeps out of the operator's log what any client can cause by a malformed request; it gets its 400."""
+class _Connection(web.RequestHandler):
+    """aiohttp's end of a client's connection, with answers of our own to what its parser refuses.
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, HttpProcessingError | ConnectionError)
+    aiohttp would repeat the request's bytes in the answer and write a trace into the operator's log for whatever a client sends.
+    """
 
-
-_http_log = logging.getLogger("faas_server.http")
-_http_log.addFilter(_NotOfClients())
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun already")
+        response = error_response(status, "the request is malformed" if status == 400 else "the server failed")
+        response.force_close()
+        return response
 
 
 def _application(settings: Settings, fleet: Fleet, metrics: Metrics, management: ManagementFront, kontain: KontainFront) -> web.Application:
@@ -237,25 +229,30 @@ def not_ready_because(settings: Settings, fleet: Fleet) -> list[str]:
     return reasons
 
 
-def _runner(app: web.Application, settings: Settings) -> web.AppRunner:
-    return web.AppRunner(
-        app,
-        access_log=None,
-        logger=_http_log,
-        handle_signals=False,
-        handler_cancellation=True,  # a client that has gone takes its call along
-        auto_decompress=False,  # bodies pass as they are
-        keepalive_timeout=settings.idle_timeout,
-        lingering_time=_LINGER_S,
-        shutdown_timeout=settings.drain_timeout,
-    )
+async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> tuple[str, int]:
+    """Answers requests until the stack is unwound; then no new connections, and those in flight finish."""
+    runner = web.AppRunner(app, handle_signals=False, handler_cancellation=True, shutdown_timeout=settings.drain_timeout)
+    stack.push_async_callback(runner.cleanup)
+    await runner.setup()
+    manager = runner.server
+    assert manager is not None, "the runner is set up"
+    loop = asyncio.get_running_loop()
 
+    def connection() -> _Connection:
+        return _Connection(
+            manager,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # no access log, as web.AppRunner documents it
+            auto_decompress=False,  # bodies pass as they are
+            keepalive_timeout=settings.idle_timeout,
+            lingering_time=_LINGER_S,
+        )
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, int]:
     host, port = settings.address
     try:
-        await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+        server = await loop.create_server(connection, host, port, backlog=_BACKLOG)
     except OSError as error:
         raise SettingsError(f"listen: {settings.listen}: {error.strerror or error}; give another with --listen") from error
-    found = runner.addresses[0]
+    stack.callback(server.close)
+    found = server.sockets[0].getsockname()
     return found[0], found[1]

@@ -8,6 +8,7 @@ other half does not come in time is kept alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from faas_server.records import Record, Records
 
 KIND = "receipt"
 _PATIENCE_S = 5.0  # that the server's view waits for the monitor's: an instance's process ends within milliseconds
+_SOON_S = 1.0  # that a reader waits for it
 _HALVES = 4096  # views of calls that still run, or whose server view never comes
 
 
@@ -28,7 +30,7 @@ class _Halves:
     server: Record | None = None
     ended: Ended | None = None
     since: float = field(default_factory=time.monotonic)
-    waiting: asyncio.Future[None] | None = None
+    whole: asyncio.Event = field(default_factory=asyncio.Event)  # the monitor's view is there
 
 
 class Receipts:
@@ -54,23 +56,20 @@ class Receipts:
             return
         halves = self._half(function, event.instance)
         halves.ended = event
-        if halves.waiting is not None and not halves.waiting.done():
-            halves.waiting.set_result(None)
+        halves.whole.set()
         self._merge(event.instance, halves)
 
     async def ending(self, function: str, instance: str, patience: float) -> Ended | None:
         """The monitor's view of a call that this server has not finished yet; None if it does not come within `patience` seconds."""
         halves = self._half(function, instance)
-        if halves.ended is None:
-            halves.waiting = asyncio.get_running_loop().create_future()
-            await asyncio.wait([halves.waiting], timeout=patience)
+        await _within(patience, halves)
         return halves.ended
 
     async def find(self, call: str) -> Record | None:
-        """The newest receipt of a call id."""
-        self.expire()
+        """The newest receipt of a call id; of a call that has just ended, once the monitor has said its part."""
         for halves in reversed(self._halves.values()):
             if halves.server is not None and halves.server["call"] == call:
+                await _within(_SOON_S, halves)
                 return _merged(halves.server, halves.ended)
         return await self._records.by_key(KIND, call)
 
@@ -107,6 +106,11 @@ class Receipts:
 
     def _keep(self, function: str, server: Record, ended: Ended | None) -> None:
         self._records.add(KIND, function, _merged(server, ended), key=server["call"])
+
+
+async def _within(seconds: float, halves: _Halves) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(halves.whole.wait(), seconds)
 
 
 def _merged(server: Record, ended: Ended | None) -> dict[str, Any]:

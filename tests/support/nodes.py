@@ -172,6 +172,20 @@ class Node:
 
         return wait_for(ready, f"{name} is ready")
 
+    def receipt(self, call: str) -> dict[str, Any]:
+        """The receipt of a call, once it is there."""
+
+        def found() -> dict[str, Any] | None:
+            reply = self.call(f"/_mayfly/receipts/{call}")
+            return reply.json if reply.status == 200 else None
+
+        return wait_for(found, f"the receipt of {call}")
+
+    def log_of(self, call: str, name: str = "peer") -> list[str]:
+        """What a call's instance has written so far."""
+        lines = self.call(f"/_mayfly/functions/default/{name}/logs?tail=1000").body.splitlines()
+        return [line["line"] for line in map(json.loads, lines) if line["call"] == call]
+
 
 def until_closed(connection: socket.socket) -> bytes:
     """What comes until the other end closes, or resets."""

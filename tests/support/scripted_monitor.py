@@ -266,7 +266,8 @@ def early(instance: Instance) -> None:
 
 
 def hang(instance: Instance) -> None:
-    """Never answers."""
+    """Says that it is there, and never answers."""
+    instance.log("stdout", "hanging")
     instance.until_gone()
     instance.cause = "abandoned"
 
