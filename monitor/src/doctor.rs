@@ -1,0 +1,456 @@
+//! `mayfly-monitor doctor`: whether this machine can run functions, which layers its kernel offers, what to do about a miss.
+//!
+//! It tries what the monitor will do (open the device, make a VM and a vCPU) instead of guessing from version numbers, and
+//! changes nothing. The answer is JSON for `mayfly doctor` or a table for people; the exit status is 0 when functions can run.
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kvm_ioctls::{Cap, Kvm};
+use serde::Serialize;
+
+use crate::jail::{self, Layer};
+
+/// The interface version that every KVM since Linux 2.6.22 has.
+const API: i32 = 12;
+
+/// What the monitor asks of KVM beyond its first version.
+const CAPABILITIES: [(Cap, &str); 5] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::SyncRegs, "KVM_CAP_SYNC_REGS"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+    (Cap::Xsave, "KVM_CAP_XSAVE"),
+    (Cap::Xcrs, "KVM_CAP_XCRS"),
+];
+
+/// Without these no instance is started.
+const NEEDED_LAYERS: [&str; 2] = ["openat2", "seccomp"];
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub json: bool,
+    pub device: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            json: false,
+            device: "/dev/kvm".into(),
+        }
+    }
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    kvm: KvmReport,
+    layers: Vec<LayerReport>,
+    /// Settings of this kernel that cost speed, never correctness.
+    hints: Vec<Hint>,
+    kernel: String,
+    cpu: String,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct KvmReport {
+    device: PathBuf,
+    readable: bool,
+    api: Option<i32>,
+    vm: bool,
+    vcpu: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+    /// Whether this machine is itself a virtual machine: its KVM is slower then.
+    nested: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct LayerReport {
+    name: &'static str,
+    available: bool,
+    detail: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Hint {
+    name: &'static str,
+    value: String,
+    advice: &'static str,
+}
+
+impl From<Layer> for LayerReport {
+    fn from(layer: Layer) -> Self {
+        Self {
+            name: layer.name,
+            available: layer.in_force,
+            detail: layer.detail,
+        }
+    }
+}
+
+/// Looks, prints to stdout, and gives the exit status.
+pub fn run(options: &Options) -> u8 {
+    let report = Report::examine(&options.device);
+    if options.json {
+        // A report is strings, numbers and booleans: it always has a form in JSON.
+        println!("{}", serde_json::to_string(&report).unwrap_or_default());
+    } else {
+        print!("{}", report.table());
+    }
+    if report.can_run() { 0 } else { 1 }
+}
+
+impl Report {
+    pub fn examine(device: &Path) -> Self {
+        let cpu = Cpu::read();
+        Self {
+            kvm: KvmReport::examine(device, &cpu),
+            layers: jail::probe().into_iter().map(LayerReport::from).collect(),
+            hints: hints(),
+            kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
+            cpu: cpu.name,
+        }
+    }
+
+    /// Whether functions can run here.
+    pub fn can_run(&self) -> bool {
+        let layer = |name: &str| {
+            self.layers
+                .iter()
+                .any(|layer| layer.name == name && layer.available)
+        };
+        self.kvm.error.is_none() && self.kvm.vcpu && NEEDED_LAYERS.into_iter().all(layer)
+    }
+
+    /// The report for people.
+    fn table(&self) -> String {
+        let mut text = String::new();
+        let mut line = |mark: &str, name: &str, detail: &str| {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{mark:<4} {name:<14} {detail}");
+        };
+        let kvm = &self.kvm;
+        let device = kvm.device.display();
+        match (&kvm.error, &kvm.advice) {
+            (Some(error), advice) => {
+                line("FAIL", "kvm", error);
+                if let Some(advice) = advice {
+                    line("", "", &format!("→ {advice}"));
+                }
+            }
+            (None, _) => {
+                let nested = if kvm.nested {
+                    ", in a virtual machine (nested: slower)"
+                } else {
+                    ""
+                };
+                line("ok", "kvm", &format!("{device} makes virtual machines{nested}"));
+            }
+        }
+        for layer in &self.layers {
+            let needed = NEEDED_LAYERS.contains(&layer.name);
+            let mark = match (layer.available, needed) {
+                (true, _) => "ok",
+                (false, true) => "FAIL",
+                (false, false) => "miss",
+            };
+            line(mark, layer.name, &layer.detail);
+        }
+        for hint in &self.hints {
+            line("hint", hint.name, &format!("{}: {}", hint.value, hint.advice));
+        }
+        line("", "kernel", &self.kernel);
+        line("", "cpu", &self.cpu);
+        text.push_str(if self.can_run() {
+            "Functions can run here.\n"
+        } else {
+            "Functions cannot run here: see FAIL above.\n"
+        });
+        text
+    }
+}
+
+impl KvmReport {
+    fn examine(device: &Path, cpu: &Cpu) -> Self {
+        let mut report = Self {
+            device: device.to_owned(),
+            nested: cpu.hypervisor,
+            ..Self::default()
+        };
+        if let Err((error, advice)) = report.fill(cpu) {
+            report.error = Some(error);
+            report.advice = advice;
+        }
+        report
+    }
+
+    /// Goes as far as it can; what stops it, and what to do.
+    fn fill(&mut self, cpu: &Cpu) -> Result<(), (String, Option<String>)> {
+        let device = self.device.display();
+        let file = fs::File::options().read(true).write(true).open(&self.device);
+        let file = file.map_err(|error| {
+            (
+                format!("{device}: {error}"),
+                Some(opening_advice(&error, &self.device, cpu)),
+            )
+        })?;
+        self.readable = true;
+        let kvm = adopt(file);
+        let api = kvm.get_api_version();
+        if api < 0 {
+            return Err((format!("{device}: not a KVM device"), None));
+        }
+        self.api = Some(api);
+        if api != API {
+            return Err((format!("{device}: KVM API {api}, not {API}"), None));
+        }
+        let missing: Vec<&str> = CAPABILITIES
+            .into_iter()
+            .filter_map(|(capability, name)| (!kvm.check_extension(capability)).then_some(name))
+            .collect();
+        if !missing.is_empty() {
+            let advice = "use a newer kernel, or one with a complete KVM".to_owned();
+            return Err((format!("{device}: without {}", missing.join(", ")), Some(advice)));
+        }
+        let busy = "another hypervisor may hold the CPU's virtualization: stop it (VirtualBox, VMware), or see dmesg";
+        let vm = kvm.create_vm().map_err(|error| {
+            (
+                format!("{device}: no virtual machine: {error}"),
+                Some(busy.to_owned()),
+            )
+        })?;
+        self.vm = true;
+        vm.create_vcpu(0).map_err(|error| {
+            (
+                format!("{device}: no virtual CPU: {error}"),
+                Some(busy.to_owned()),
+            )
+        })?;
+        self.vcpu = true;
+        Ok(())
+    }
+}
+
+/// A file that is meant to be the KVM device; whether it is shows at its first answer.
+fn adopt(file: fs::File) -> Kvm {
+    use std::os::fd::{FromRawFd, IntoRawFd};
+    // SAFETY: an open descriptor, given away here. One of another device answers every request with ENOTTY.
+    unsafe { Kvm::from_raw_fd(file.into_raw_fd()) }
+}
+
+fn opening_advice(error: &io::Error, device: &Path, cpu: &Cpu) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let join = |group: &str| format!("sudo usermod -aG {group} $USER, then log in again");
+            match group_of(device) {
+                Some(group) => format!("add your user to the device's group: {}", join(&group)),
+                None => format!(
+                    "give the device a group and yourself that group: sudo chgrp kvm {0}; sudo chmod 660 {0}; {1}",
+                    device.display(),
+                    join("kvm")
+                ),
+            }
+        }
+        io::ErrorKind::NotFound
+            if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() =>
+        {
+            "give the container the device: --device /dev/kvm".to_owned()
+        }
+        io::ErrorKind::NotFound => match (cpu.virtualization, cpu.hypervisor) {
+            (Some(module), _) => format!("load the kernel module: sudo modprobe {module}"),
+            (None, true) => {
+                "this machine is a virtual machine: turn on nested virtualization for it at its provider"
+                    .to_owned()
+            }
+            (None, false) => "turn on virtualization (VT-x, AMD-V, SVM) in the firmware setup".to_owned(),
+        },
+        _ => "see dmesg for what the kernel says about KVM".to_owned(),
+    }
+}
+
+/// The name of the group whose members may use the device, unless that is nobody's but the superuser's.
+fn group_of(device: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    const GROUP_READ_WRITE: u32 = 0o060;
+    let device = fs::metadata(device).ok()?;
+    if device.gid() == 0 || device.mode() & GROUP_READ_WRITE != GROUP_READ_WRITE {
+        return None;
+    }
+    let id = device.gid().to_string();
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    let line = groups.lines().find(|line| line.split(':').nth(2) == Some(&id))?;
+    line.split(':').next().map(str::to_owned)
+}
+
+/// What /proc/cpuinfo says of the first processor.
+#[derive(Debug, Default)]
+struct Cpu {
+    name: String,
+    hypervisor: bool,
+    /// The kernel module for its virtualization.
+    virtualization: Option<&'static str>,
+}
+
+impl Cpu {
+    fn read() -> Self {
+        Self::parse(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let field = |name: &str| {
+            let line = text
+                .lines()
+                .find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let flags = field("flags").unwrap_or_default();
+        let has = |flag: &str| flags.split(' ').any(|known| known == flag);
+        Self {
+            name: field("model name").unwrap_or_else(|| "unknown".to_owned()),
+            hypervisor: has("hypervisor"),
+            virtualization: [("vmx", "kvm_intel"), ("svm", "kvm_amd")]
+                .into_iter()
+                .find_map(|(flag, module)| has(flag).then_some(module)),
+        }
+    }
+}
+
+/// Kernel settings that make calls slower than they need be.
+fn hints() -> Vec<Hint> {
+    let chosen = |text: &str| {
+        let start = text.find('[')? + 1;
+        Some(text[start..start + text[start..].find(']')?].to_owned())
+    };
+    let mut hints = Vec::new();
+    let shared = read("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    if let Some(value) = shared.as_deref().and_then(chosen)
+        && !["advise", "always", "within_size", "force"].contains(&value.as_str())
+    {
+        hints.push(Hint {
+            name: "shmem_enabled",
+            value,
+            advice: "huge pages for snapshots: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
+        });
+    }
+    if let Some(value) = read("/sys/kernel/rcu_expedited").filter(|value| value == "0") {
+        hints.push(Hint {
+            name: "rcu_expedited",
+            value,
+            advice: "virtual machines end faster: echo 1 > /sys/kernel/rcu_expedited (at the cost of idle CPUs)",
+        });
+    }
+    hints
+}
+
+fn read(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn json(report: &Report) -> Value {
+        serde_json::to_value(report).unwrap()
+    }
+
+    #[test]
+    fn this_machine_is_described() {
+        let report = Report::examine(Path::new("/dev/kvm"));
+        let value = json(&report);
+        assert_eq!(value["kvm"]["device"], "/dev/kvm");
+        for name in ["readable", "vm", "vcpu", "nested"] {
+            assert!(value["kvm"][name].is_boolean(), "{name}");
+        }
+        assert!(
+            value["layers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|layer| layer["name"].is_string()
+                    && layer["available"].is_boolean()
+                    && layer["detail"].is_string())
+        );
+        assert!(value["kernel"].as_str().unwrap().contains('.'));
+        // Where a VM can be made there is nothing to complain about, and the other way round.
+        assert_eq!(value["kvm"]["vcpu"] == true, value["kvm"].get("error").is_none());
+    }
+
+    #[test]
+    fn a_missing_device_is_an_error_with_advice() {
+        let report = Report::examine(Path::new("/dev/no-such-device"));
+        let value = json(&report);
+        assert!(!report.can_run());
+        assert_eq!(value["kvm"]["readable"], false);
+        assert_eq!(value["kvm"]["api"], Value::Null);
+        assert!(
+            value["kvm"]["error"]
+                .as_str()
+                .unwrap()
+                .starts_with("/dev/no-such-device: No such file")
+        );
+        assert!(!value["kvm"]["advice"].as_str().unwrap().is_empty());
+        let table = report.table();
+        assert!(
+            table.starts_with("FAIL kvm") && table.contains("→ ") && table.contains("cannot run here"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn another_device_is_no_kvm() {
+        let report = Report::examine(Path::new("/dev/null"));
+        let value = json(&report);
+        assert_eq!(
+            (&value["kvm"]["readable"], &value["kvm"]["vm"]),
+            (&Value::Bool(true), &Value::Bool(false))
+        );
+        assert_eq!(value["kvm"]["error"], "/dev/null: not a KVM device");
+    }
+
+    #[test]
+    fn advice_fits_the_miss() {
+        let advice =
+            |kind: io::ErrorKind, cpu: &Cpu| opening_advice(&kind.into(), Path::new("/dev/null"), cpu);
+        let denied = advice(io::ErrorKind::PermissionDenied, &Cpu::default());
+        assert!(
+            denied.contains("chgrp kvm /dev/null") && denied.contains("usermod -aG kvm $USER"),
+            "{denied}"
+        );
+        if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
+            return;
+        }
+        let cpu = |hypervisor, virtualization| Cpu {
+            hypervisor,
+            virtualization,
+            ..Cpu::default()
+        };
+        let absent = |cpu: Cpu| advice(io::ErrorKind::NotFound, &cpu);
+        assert!(absent(cpu(false, Some("kvm_amd"))).contains("modprobe kvm_amd"));
+        assert!(absent(cpu(true, None)).contains("nested virtualization"));
+        assert!(absent(cpu(false, None)).contains("firmware"));
+    }
+
+    #[test]
+    fn cpuinfo_is_read() {
+        let cpu = Cpu::parse(
+            "processor\t: 0\nmodel name\t: A CPU: 3 GHz\nflags\t\t: fpu svm hypervisor\n\nprocessor : 1\n",
+        );
+        assert_eq!(
+            (cpu.name.as_str(), cpu.hypervisor, cpu.virtualization),
+            ("A CPU: 3 GHz", true, Some("kvm_amd"))
+        );
+        let cpu = Cpu::parse("flags : vmxnet nosvm\n");
+        assert_eq!(
+            (cpu.name.as_str(), cpu.hypervisor, cpu.virtualization),
+            ("unknown", false, None)
+        );
+    }
+}

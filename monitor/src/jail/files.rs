@@ -1,0 +1,224 @@
+//! What the monitor can reach of the host, by landlock: the second wall behind `openat2`.
+//!
+//! A guest's paths are resolved inside its root by the monitor; should that fail, or should the monitor fall, the kernel still
+//! refuses every file that is not in the `Space`, every TCP port, abstract sockets of others, and signals to processes
+//! outside. What was opened before (the KVM device, the listening socket, the control stream) stays usable, and so do files
+//! without a place in the tree (memory, pipes). Nothing may be executed: the host never executes what a guest brings.
+//!
+//! Older kernels know fewer of these rules; then the rest is enforced, and `Layer::detail` says so.
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath,
+    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    make_bitflags,
+};
+
+use super::Layer;
+use crate::errno::Errno;
+use crate::fs::descriptors::private;
+
+/// The newest rules that this file was written for and tested with.
+const NEWEST: ABI = ABI::V7;
+
+/// The devices that a guest may have, and nothing else of /dev.
+const DEVICES: [&str; 5] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+];
+
+/// What the monitor may reach, besides the five harmless devices.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Space<'a> {
+    /// Read below these: the root of the bundle.
+    pub read: &'a [&'a Path],
+    /// Read, write and make below these: where scratch directories are.
+    pub write: &'a [&'a Path],
+    /// See the names below these: `/proc`, for the guest's own descriptors.
+    pub list: &'a [&'a Path],
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    #[error("landlock: {}: {source}", path.display())]
+    Path { path: PathBuf, source: Errno },
+    #[error("landlock: {0}")]
+    Rules(#[from] RulesetError),
+}
+
+fn reading() -> BitFlags<AccessFs> {
+    make_bitflags!(AccessFs::{ReadFile | ReadDir})
+}
+
+/// Not among them: sockets, device nodes, ioctls on devices.
+fn writing() -> BitFlags<AccessFs> {
+    reading()
+        | make_bitflags!(AccessFs::{
+            WriteFile | RemoveDir | RemoveFile | MakeDir | MakeReg | MakeFifo | MakeSym | Refer | Truncate
+        })
+}
+
+/// A place and what may be done there.
+struct Rule {
+    place: OwnedFd,
+    access: BitFlags<AccessFs>,
+}
+
+/// The rules of a space, opened while it is in reach.
+pub struct Rules {
+    fixed: Vec<Rule>,
+    write: Vec<Rule>,
+}
+
+impl Rules {
+    pub fn open(space: &Space) -> Result<Self, FilesError> {
+        let mut fixed = Vec::new();
+        for (paths, access) in [(space.read, reading()), (space.list, AccessFs::ReadDir.into())] {
+            for path in paths {
+                fixed.push(Rule {
+                    place: open(path)?,
+                    access,
+                });
+            }
+        }
+        for path in DEVICES.map(Path::new) {
+            match open(path) {
+                Ok(place) => fixed.push(Rule {
+                    place,
+                    access: make_bitflags!(AccessFs::{ReadFile | WriteFile}),
+                }),
+                // A container may have fewer.
+                Err(FilesError::Path {
+                    source: Errno::NOENT, ..
+                }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let write = space.write.iter().map(|path| {
+            Ok(Rule {
+                place: open(path)?,
+                access: writing(),
+            })
+        });
+        Ok(Self {
+            fixed,
+            write: write.collect::<Result<_, FilesError>>()?,
+        })
+    }
+
+    /// Restricts the calling thread, and what it makes from then on, to the space.
+    pub fn restrict(&self) -> Result<Layer, FilesError> {
+        let status = restrict(self.fixed.iter().chain(&self.write))?;
+        Ok(layer(&status))
+    }
+
+    /// The same with `scratch` as the only place to write. A child adds this to what it has inherited; signals to siblings
+    /// and to the parent are refused from then on.
+    pub fn restrict_to(&self, scratch: &Path) -> Result<(), FilesError> {
+        let own = Rule {
+            place: open(scratch)?,
+            access: writing(),
+        };
+        restrict(self.fixed.iter().chain([&own]))?;
+        Ok(())
+    }
+}
+
+fn restrict<'rules>(rules: impl Iterator<Item = &'rules Rule>) -> Result<RestrictionStatus, FilesError> {
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?;
+    for rule in rules {
+        ruleset = ruleset.add_rule(PathBeneath::new(borrow(rule), rule.access))?;
+    }
+    Ok(ruleset.restrict_self()?)
+}
+
+fn borrow(rule: &Rule) -> BorrowedFd<'_> {
+    rule.place.as_fd()
+}
+
+fn open(path: &Path) -> Result<OwnedFd, FilesError> {
+    let error = |source| FilesError::Path {
+        path: path.to_owned(),
+        source,
+    };
+    let reference = || {
+        Ok(OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(path)?
+            .into())
+    };
+    private(reference).map_err(error)
+}
+
+/// What the kernel has enforced, honestly.
+fn layer(status: &RestrictionStatus) -> Layer {
+    let kernel = describe(&status.landlock);
+    let (in_force, detail) = match status.ruleset {
+        RulesetStatus::FullyEnforced => (true, kernel),
+        RulesetStatus::PartiallyEnforced => (true, format!("{kernel}: in part")),
+        RulesetStatus::NotEnforced => (false, kernel),
+    };
+    Layer {
+        name: "landlock",
+        in_force,
+        detail,
+    }
+}
+
+fn describe(status: &LandlockStatus) -> String {
+    match status {
+        LandlockStatus::NotEnabled => {
+            "built into the kernel but not enabled: boot with lsm=landlock,…".to_owned()
+        }
+        LandlockStatus::NotImplemented => "not in this kernel".to_owned(),
+        LandlockStatus::Available {
+            effective_abi,
+            kernel_abi,
+        } => {
+            format!(
+                "ABI {}",
+                kernel_abi.map_or(effective_abi.to_string(), |abi| abi.to_string())
+            )
+        }
+    }
+}
+
+/// What this kernel would enforce.
+pub fn probe() -> Layer {
+    // The version is asked of the kernel itself: rules are not made to be thrown away.
+    const VERSION: u32 = 1;
+    // SAFETY: with this flag and no attributes the call only answers a number.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            VERSION,
+        )
+    };
+    let wanted = NEWEST as i64;
+    let (in_force, detail) = match version {
+        version if version >= wanted => (true, format!("ABI {version}")),
+        version @ 1.. => (true, format!("ABI {version} of {wanted}: in part")),
+        _ if Errno::last() == Errno::OPNOTSUPP => (false, describe(&LandlockStatus::NotEnabled)),
+        _ => (false, describe(&LandlockStatus::NotImplemented)),
+    };
+    Layer {
+        name: "landlock",
+        in_force,
+        detail,
+    }
+}

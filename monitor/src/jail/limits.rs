@@ -1,0 +1,68 @@
+//! Limits that the kernel keeps for a process. They back the monitor's own counts, and hold when those fail.
+
+use crate::errno::Errno;
+use crate::fs::descriptors::MONITOR_FD_FLOOR;
+
+/// Descriptors of a process: the guest's numbers and as many for the monitor.
+const DESCRIPTORS: u64 = 2 * MONITOR_FD_FLOOR.unsigned_abs() as u64;
+/// With fewer than this the monitor has none of its own.
+const FEWEST_DESCRIPTORS: u64 = MONITOR_FD_FLOOR.unsigned_abs() as u64 + 256;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LimitError {
+    #[error("limit of {name}: {source}")]
+    Set { name: &'static str, source: Errno },
+    #[error(
+        "the hard limit on open files is {found}, at least {FEWEST_DESCRIPTORS} are needed: raise it (ulimit -Hn, LimitNOFILE=)"
+    )]
+    Descriptors { found: u64 },
+}
+
+/// For `serve` and all its children.
+pub fn common() -> Result<(), LimitError> {
+    set("core size", libc::RLIMIT_CORE, 0)?;
+    let mut files = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a live rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut files) } < 0 {
+        return Err(LimitError::Set {
+            name: "open files",
+            source: Errno::last(),
+        });
+    }
+    if files.rlim_max < FEWEST_DESCRIPTORS {
+        return Err(LimitError::Descriptors {
+            found: files.rlim_max,
+        });
+    }
+    set("open files", libc::RLIMIT_NOFILE, files.rlim_max.min(DESCRIPTORS))
+}
+
+/// For a process with a guest: the largest file it may write, and its private writable memory.
+pub fn guest(file_bytes: Option<u64>, data_bytes: Option<u64>) -> Result<(), LimitError> {
+    if let Some(bytes) = file_bytes {
+        set("file size", libc::RLIMIT_FSIZE, bytes)?;
+    }
+    if let Some(bytes) = data_bytes {
+        set("data size", libc::RLIMIT_DATA, bytes)?;
+    }
+    Ok(())
+}
+
+/// Sets both the soft and the hard limit: nothing can raise it again.
+fn set(name: &'static str, resource: libc::__rlimit_resource_t, value: u64) -> Result<(), LimitError> {
+    let limit = libc::rlimit {
+        rlim_cur: value,
+        rlim_max: value,
+    };
+    // SAFETY: a live rlimit.
+    if unsafe { libc::setrlimit(resource, &raw const limit) } < 0 {
+        return Err(LimitError::Set {
+            name,
+            source: Errno::last(),
+        });
+    }
+    Ok(())
+}

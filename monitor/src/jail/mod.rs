@@ -1,0 +1,268 @@
+//! The jail: what the monitor takes away from itself, none of which needs a privilege.
+//!
+//! ```text
+//! serve      opens what it needs · Jail::enter: limits, undumpable, no new privileges, landlock, seccomp for all phases
+//!   └ fork   inherits all of it, for nothing · its own files and memory · confine: limits, seccomp of its phase · the guest
+//! ```
+//!
+//! Invariants: a layer is only ever added; a process with a guest can make no process, no filter and no rule any more, signals
+//! itself alone, and dies with `serve`. What a kernel does not offer is reported as not in force, never passed over;
+//! seccomp and openat2 must be there.
+
+mod files;
+mod limits;
+mod program;
+mod seccomp;
+mod table;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::RawFd;
+use std::path::Path;
+
+use seccompiler::SeccompAction;
+
+pub use files::{FilesError, Space};
+pub use limits::LimitError;
+pub use seccomp::{Mode, SeccompError};
+
+use crate::errno::Errno;
+use files::Rules;
+use seccomp::OwnFilter;
+use table::Phases;
+
+/// One thing that stands between a guest and the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    pub name: &'static str,
+    pub in_force: bool,
+    pub detail: String,
+}
+
+impl Layer {
+    fn new(name: &'static str, detail: &str) -> Self {
+        Self {
+            name,
+            in_force: true,
+            detail: detail.to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum JailError {
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error("prctl({option}): {source}")]
+    Prctl { option: &'static str, source: Errno },
+    #[error("openat2 with RESOLVE_IN_ROOT: {0}: Linux 5.6 or newer is needed")]
+    OpenAt2(Errno),
+    #[error("serve ended before its child was confined")]
+    Orphaned,
+    #[error("close_range: {0}")]
+    Close(Errno),
+}
+
+/// What a child of `serve` is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Brings the program to the point where it is ready.
+    Boot,
+    /// Answers one call.
+    Instance,
+}
+
+/// What a child may have, beyond what it inherits.
+#[derive(Clone, Copy, Debug)]
+pub struct Confinement<'a> {
+    pub phase: Phase,
+    /// The largest file that it may write, bytes. Counts for files in memory, too.
+    pub file_bytes: Option<u64>,
+    /// Its private writable memory, bytes: the guest's and the monitor's own. A backstop for the monitor's count.
+    pub data_bytes: Option<u64>,
+    /// The only directory that it may write to, which must exist; else what `Space::write` says.
+    pub scratch: Option<&'a Path>,
+}
+
+/// The jail of `serve`, inherited by its children.
+pub struct Jail {
+    layers: Vec<Layer>,
+    rules: Rules,
+    boot: OwnFilter,
+    instance: OwnFilter,
+    serve: i32,
+}
+
+impl Jail {
+    /// Puts `serve` into its jail, for good.
+    ///
+    /// Preconditions: one thread, no child yet; the KVM device, the listening socket and all else outside `space` are open.
+    pub fn enter(space: &Space, mode: Mode) -> Result<Self, JailError> {
+        let filters = seccomp::inherited(mode)?;
+        let compile = |phase| OwnFilter::compile(phase, mode);
+        let (boot, instance) = (compile(Phases::BOOT)?, compile(Phases::INSTANCE)?);
+        let rules = Rules::open(space)?;
+        open_in_root().map_err(JailError::OpenAt2)?;
+        limits::common()?;
+        prctl("PR_SET_DUMPABLE", libc::PR_SET_DUMPABLE, 0)?;
+        prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1)?;
+        let landlock = rules.restrict()?;
+        if mode == Mode::Explain {
+            seccomp::explain()?;
+        }
+        for filter in &filters {
+            seccomp::install(filter)?;
+        }
+        let layers = vec![
+            Layer::new("openat2", OPENAT2),
+            landlock,
+            Layer::new("seccomp", SECCOMP),
+            Layer::new("no-new-privs", NO_NEW_PRIVS),
+            Layer::new("undumpable", UNDUMPABLE),
+            Layer::new("rlimits", RLIMITS),
+        ];
+        // SAFETY: getpid has no preconditions.
+        let serve = unsafe { libc::getpid() };
+        Ok(Self {
+            layers,
+            rules,
+            boot,
+            instance,
+            serve,
+        })
+    }
+
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The names of the layers in force, as the event `ready` has them.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.layers
+            .iter()
+            .filter(|layer| layer.in_force)
+            .map(|layer| layer.name)
+            .collect()
+    }
+
+    /// Puts a child of `serve` into its own jail, for good.
+    ///
+    /// Preconditions: in the child, which has one thread; no code of the guest has run; it was forked by the thread that
+    /// called `enter`, whose end ends it.
+    pub fn confine(&self, confinement: &Confinement) -> Result<(), JailError> {
+        prctl("PR_SET_PDEATHSIG", libc::PR_SET_PDEATHSIG, libc::SIGKILL)?;
+        // SAFETY: getppid has no preconditions.
+        if unsafe { libc::getppid() } != self.serve {
+            return Err(JailError::Orphaned);
+        }
+        limits::guest(confinement.file_bytes, confinement.data_bytes)?;
+        if let Some(scratch) = confinement.scratch {
+            self.rules.restrict_to(scratch)?;
+        }
+        match confinement.phase {
+            Phase::Boot => self.boot.install()?,
+            Phase::Instance => self.instance.install()?,
+        }
+        Ok(())
+    }
+}
+
+/// What a receipt says of an instance that ended by SIGSYS, the signal of a forbidden system call. (A program that sends
+/// itself that signal ends the same way.)
+pub const VIOLATION: &str = "the instance was killed at a system call that its jail forbids (SIGSYS)";
+
+const OPENAT2: &str = "guest paths are resolved inside the root by the kernel";
+const SECCOMP: &str = "system calls of the monitor by an allowlist with arguments; a violation kills";
+const NO_NEW_PRIVS: &str = "no setuid, no file capabilities";
+const UNDUMPABLE: &str = "no core, no tracing by the same user";
+const RLIMITS: &str = "core size, open files; in a guest also file size and data";
+
+/// What this machine offers, without changing anything.
+pub fn probe() -> Vec<Layer> {
+    let open = open_in_root();
+    let seccomp = seccomp_available();
+    let offered = |name, result: &Result<(), Errno>, detail: &str| Layer {
+        name,
+        in_force: result.is_ok(),
+        detail: result.map_or_else(|error| error.to_string(), |()| detail.to_owned()),
+    };
+    vec![
+        offered("openat2", &open, OPENAT2),
+        files::probe(),
+        offered("seccomp", &seccomp, SECCOMP),
+        Layer::new("no-new-privs", NO_NEW_PRIVS),
+        Layer::new("undumpable", UNDUMPABLE),
+        Layer::new("rlimits", RLIMITS),
+    ]
+}
+
+/// Closes every descriptor but the standard streams: what a parent has left open is nobody's here.
+///
+/// Preconditions: nothing was opened yet.
+pub fn close_inherited() -> Result<(), JailError> {
+    const FIRST: RawFd = 3;
+    // SAFETY: closes numbers that nothing in this process owns, by the precondition.
+    if unsafe { libc::syscall(libc::SYS_close_range, FIRST, u32::MAX, 0) } < 0 {
+        return Err(JailError::Close(Errno::last()));
+    }
+    Ok(())
+}
+
+fn prctl(name: &'static str, option: i32, value: i32) -> Result<(), JailError> {
+    let value = libc::c_long::from(value);
+    // SAFETY: options that take a number.
+    if unsafe { libc::prctl(option, value, 0_i64, 0_i64, 0_i64) } < 0 {
+        return Err(JailError::Prctl {
+            option: name,
+            source: Errno::last(),
+        });
+    }
+    Ok(())
+}
+
+/// Whether the kernel resolves paths inside a root.
+fn open_in_root() -> Result<(), Errno> {
+    let how = [
+        u64::from((libc::O_PATH | libc::O_CLOEXEC).unsigned_abs()),
+        0,
+        libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS,
+    ];
+    // SAFETY: a C string and a struct open_how (three words) of the size given.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            libc::AT_FDCWD,
+            c"/".as_ptr(),
+            how.as_ptr(),
+            size_of_val(&how),
+        )
+    };
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::IO)?;
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: the descriptor that was just made.
+    unsafe { libc::close(fd) };
+    Ok(())
+}
+
+/// Whether the kernel has filters that can kill a process.
+fn seccomp_available() -> Result<(), Errno> {
+    let action = u32::from(SeccompAction::KillProcess);
+    // SAFETY: asks about one action, a live word.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_GET_ACTION_AVAIL,
+            0,
+            &raw const action,
+        )
+    };
+    if answer < 0 { Err(Errno::last()) } else { Ok(()) }
+}

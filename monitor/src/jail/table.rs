@@ -1,0 +1,465 @@
+//! The system calls that the monitor itself may make, as data. What is not here ends the process.
+//!
+//! A guest's calls are answered by the monitor, which forwards many: a fault of the monitor may let a guest choose the
+//! arguments of one of *these*, and no other. So a row names what a phase needs and no more, and its conditions keep out what
+//! the same number could do besides. Pointers cannot be judged here; paths are landlock's affair (`files`).
+//!
+//! Rows of one call are alternatives, the conditions of a row must all hold. The row that is used most comes first within
+//! its call. `kernel_reads` says how much of an argument the kernel looks at: more must not be compared, less must not be.
+
+use kvm_bindings as kvm;
+use libc::c_long;
+
+/// Sets of phases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phases(u8);
+
+impl Phases {
+    /// `serve`: supervises; and every child of it until it confines itself.
+    pub const SERVE: Self = Self(1);
+    /// A guest on its way to ready, in a child of `serve`.
+    pub const BOOT: Self = Self(2);
+    /// A guest of one call.
+    pub const INSTANCE: Self = Self(4);
+    pub const GUEST: Self = Self(2 | 4);
+    pub const EVERY: Self = Self(1 | 2 | 4);
+
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// How much of an argument the kernel reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    Int,
+    Long,
+}
+
+/// What an argument is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    Is(u64),
+    /// The bits of the mask have this value.
+    Bits {
+        mask: u64,
+        value: u64,
+    },
+    /// The id of the process. In the filter that a child inherits, where it is not known yet, any.
+    IsOwnProcess,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub argument: u8,
+    pub kernel_reads: Width,
+    pub test: Test,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub call: c_long,
+    pub phases: Phases,
+    pub conditions: &'static [Condition],
+    pub comment: &'static str,
+}
+
+const fn row(call: c_long, phases: Phases, conditions: &'static [Condition], comment: &'static str) -> Row {
+    Row {
+        call,
+        phases,
+        conditions,
+        comment,
+    }
+}
+
+/// Any arguments, in every phase.
+const fn any(call: c_long, comment: &'static str) -> Row {
+    row(call, Phases::EVERY, &[], comment)
+}
+
+/// Any arguments, where a guest runs.
+const fn guest(call: c_long, comment: &'static str) -> Row {
+    row(call, Phases::GUEST, &[], comment)
+}
+
+/// Any arguments, in `serve` alone.
+const fn serve(call: c_long, comment: &'static str) -> Row {
+    row(call, Phases::SERVE, &[], comment)
+}
+
+const fn int(argument: u8, value: u64) -> Condition {
+    Condition {
+        argument,
+        kernel_reads: Width::Int,
+        test: Test::Is(value),
+    }
+}
+
+const fn long(argument: u8, value: u64) -> Condition {
+    Condition {
+        argument,
+        kernel_reads: Width::Long,
+        test: Test::Is(value),
+    }
+}
+
+const fn bits(argument: u8, mask: u64, value: u64) -> Condition {
+    Condition {
+        argument,
+        kernel_reads: Width::Int,
+        test: Test::Bits { mask, value },
+    }
+}
+
+const OWN_PROCESS: &[Condition] = &[Condition {
+    argument: 0,
+    kernel_reads: Width::Int,
+    test: Test::IsOwnProcess,
+}];
+
+/// The constants of libc are ints and never negative here.
+#[allow(clippy::cast_sign_loss)]
+const fn c(value: i32) -> u64 {
+    value as u64
+}
+
+/// A request with a structure, as the kernel's `_IOC` composes it.
+#[allow(clippy::cast_possible_truncation)]
+const fn kvm_request<T>(direction: u64, number: u64) -> u64 {
+    direction << 30 | (size_of::<T>() as u64) << 16 | 0xae << 8 | number
+}
+
+const fn kvm_plain(number: u64) -> u64 {
+    0xae << 8 | number
+}
+
+const WRITE: u64 = 1;
+const READ: u64 = 2;
+
+const NOT_EXECUTABLE: Condition = bits(2, c(libc::PROT_EXEC), 0);
+const UNIX: Condition = int(0, c(libc::AF_UNIX));
+
+/// What a new thread shares: everything (`pthread_create`).
+const THREAD: u64 = c(libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID);
+/// `fork` of the C library.
+const FORK: u64 = c(libc::CLONE_CHILD_CLEARTID | libc::CLONE_CHILD_SETTID | libc::SIGCHLD);
+
+macro_rules! ioctl {
+    ($request:expr, $comment:literal) => {
+        row(libc::SYS_ioctl, Phases::EVERY, &[int(1, $request)], $comment)
+    };
+}
+
+macro_rules! fcntl {
+    ($command:expr, $comment:literal) => {
+        row(libc::SYS_fcntl, Phases::EVERY, &[int(1, c($command))], $comment)
+    };
+}
+
+pub const ROWS: &[Row] = &[
+    // Running a guest. The devices are open before the jail; no other device file ever is but the five harmless ones.
+    ioctl!(kvm_plain(0x80), "KVM_RUN"),
+    ioctl!(kvm_request::<kvm::kvm_sregs>(READ, 0x83), "KVM_GET_SREGS"),
+    ioctl!(kvm_request::<kvm::kvm_sregs>(WRITE, 0x84), "KVM_SET_SREGS"),
+    ioctl!(kvm_request::<kvm::kvm_regs>(READ, 0x81), "KVM_GET_REGS"),
+    ioctl!(kvm_request::<kvm::kvm_regs>(WRITE, 0x82), "KVM_SET_REGS"),
+    ioctl!(
+        kvm_request::<kvm::kvm_userspace_memory_region>(WRITE, 0x46),
+        "KVM_SET_USER_MEMORY_REGION"
+    ),
+    ioctl!(kvm_request::<kvm::kvm_xsave>(READ, 0xa4), "KVM_GET_XSAVE"),
+    ioctl!(kvm_request::<kvm::kvm_xsave>(WRITE, 0xa5), "KVM_SET_XSAVE"),
+    ioctl!(kvm_request::<kvm::kvm_xcrs>(WRITE, 0xa7), "KVM_SET_XCRS"),
+    ioctl!(kvm_request::<kvm::kvm_msrs>(WRITE, 0x89), "KVM_SET_MSRS"),
+    ioctl!(kvm_request::<kvm::kvm_cpuid2>(WRITE, 0x90), "KVM_SET_CPUID2"),
+    ioctl!(kvm_plain(0x41), "KVM_CREATE_VCPU"),
+    ioctl!(kvm_plain(0x01), "KVM_CREATE_VM"),
+    ioctl!(kvm_plain(0x03), "KVM_CHECK_EXTENSION"),
+    ioctl!(
+        kvm_plain(0x04),
+        "KVM_GET_VCPU_MMAP_SIZE: kvm-ioctls asks for each VM"
+    ),
+    ioctl!(kvm_plain(0xa3), "KVM_GET_TSC_KHZ"),
+    // Descriptors and terminals: questions, and one flag.
+    ioctl!(libc::FIONREAD, "bytes to read"),
+    ioctl!(libc::FIONBIO, "the non-blocking flag"),
+    ioctl!(libc::TCGETS, "isatty"),
+    ioctl!(libc::TIOCGWINSZ, "size of a terminal"),
+    // Reading and writing.
+    any(libc::SYS_read, ""),
+    any(libc::SYS_write, ""),
+    any(libc::SYS_readv, ""),
+    any(libc::SYS_writev, ""),
+    any(libc::SYS_pread64, ""),
+    any(libc::SYS_pwrite64, ""),
+    any(libc::SYS_preadv, ""),
+    any(libc::SYS_pwritev, ""),
+    any(libc::SYS_preadv2, ""),
+    any(libc::SYS_pwritev2, ""),
+    any(libc::SYS_lseek, ""),
+    any(libc::SYS_sendfile, ""),
+    any(libc::SYS_copy_file_range, ""),
+    any(libc::SYS_fsync, ""),
+    any(libc::SYS_fdatasync, ""),
+    any(libc::SYS_ftruncate, ""),
+    any(libc::SYS_fallocate, ""),
+    guest(libc::SYS_fadvise64, ""),
+    guest(libc::SYS_flock, ""),
+    // Descriptors.
+    any(libc::SYS_close, ""),
+    any(libc::SYS_close_range, ""),
+    any(libc::SYS_dup, ""),
+    any(libc::SYS_dup2, ""),
+    any(libc::SYS_dup3, ""),
+    any(libc::SYS_pipe2, ""),
+    any(libc::SYS_memfd_create, ""),
+    any(libc::SYS_eventfd2, ""),
+    any(libc::SYS_signalfd4, ""),
+    any(libc::SYS_timerfd_create, ""),
+    any(libc::SYS_timerfd_settime, ""),
+    any(libc::SYS_timerfd_gettime, ""),
+    fcntl!(libc::F_GETFL, ""),
+    fcntl!(libc::F_SETFL, ""),
+    fcntl!(libc::F_GETFD, ""),
+    fcntl!(libc::F_SETFD, ""),
+    fcntl!(libc::F_DUPFD, ""),
+    fcntl!(libc::F_DUPFD_CLOEXEC, ""),
+    fcntl!(libc::F_GETLK, "locks; not F_SETOWN, F_SETSIG: they signal others"),
+    fcntl!(libc::F_SETLK, ""),
+    fcntl!(libc::F_SETLKW, ""),
+    fcntl!(libc::F_OFD_GETLK, ""),
+    fcntl!(libc::F_OFD_SETLK, ""),
+    fcntl!(libc::F_OFD_SETLKW, ""),
+    fcntl!(libc::F_GETPIPE_SZ, ""),
+    fcntl!(libc::F_SETPIPE_SZ, ""),
+    fcntl!(libc::F_ADD_SEALS, "synthetic files are sealed"),
+    fcntl!(libc::F_GET_SEALS, ""),
+    // Files. What a path may reach is decided by openat2's resolve flags first, by landlock behind it.
+    any(libc::SYS_openat2, "how guest paths are resolved"),
+    any(
+        libc::SYS_openat,
+        "opens a judged reference through /proc/thread-self/fd; the C library's open",
+    ),
+    any(libc::SYS_newfstatat, ""),
+    any(libc::SYS_fstat, ""),
+    any(libc::SYS_statx, ""),
+    any(libc::SYS_fstatfs, ""),
+    any(libc::SYS_readlinkat, ""),
+    any(libc::SYS_getdents64, ""),
+    any(libc::SYS_faccessat2, ""),
+    any(libc::SYS_mkdirat, ""),
+    any(libc::SYS_unlinkat, "serve clears the scratch directories"),
+    guest(libc::SYS_renameat2, ""),
+    guest(libc::SYS_linkat, ""),
+    guest(libc::SYS_symlinkat, ""),
+    row(
+        libc::SYS_mknodat,
+        Phases::GUEST,
+        &[bits(2, c_mode(libc::S_IFMT), c_mode(libc::S_IFREG))],
+        "no device",
+    ),
+    row(
+        libc::SYS_mknodat,
+        Phases::GUEST,
+        &[bits(2, c_mode(libc::S_IFMT), c_mode(libc::S_IFIFO))],
+        "",
+    ),
+    row(
+        libc::SYS_mknodat,
+        Phases::GUEST,
+        &[bits(2, c_mode(libc::S_IFMT), 0)],
+        "the same as a regular file",
+    ),
+    serve(
+        libc::SYS_mkdir,
+        "the standard library's, for the scratch directories; so are the next three",
+    ),
+    serve(libc::SYS_rmdir, ""),
+    serve(libc::SYS_unlink, ""),
+    serve(libc::SYS_rename, ""),
+    any(libc::SYS_fchmod, ""),
+    guest(libc::SYS_fchmodat, ""),
+    guest(libc::SYS_fchownat, ""),
+    guest(libc::SYS_utimensat, ""),
+    guest(libc::SYS_fchdir, "the guest's working directory is the host's"),
+    guest(libc::SYS_umask, ""),
+    // Memory. The monitor has all its code at its start: nothing is ever made executable on the host.
+    row(
+        libc::SYS_mmap,
+        Phases::EVERY,
+        &[NOT_EXECUTABLE],
+        "never executable",
+    ),
+    row(
+        libc::SYS_mprotect,
+        Phases::EVERY,
+        &[NOT_EXECUTABLE],
+        "never executable",
+    ),
+    any(libc::SYS_munmap, ""),
+    any(libc::SYS_mremap, ""),
+    any(libc::SYS_madvise, ""),
+    any(libc::SYS_msync, ""),
+    any(libc::SYS_brk, ""),
+    // Waiting.
+    any(libc::SYS_poll, ""),
+    any(libc::SYS_ppoll, ""),
+    any(libc::SYS_epoll_create1, ""),
+    any(libc::SYS_epoll_ctl, ""),
+    any(libc::SYS_epoll_wait, ""),
+    any(libc::SYS_epoll_pwait, ""),
+    any(libc::SYS_epoll_pwait2, ""),
+    guest(libc::SYS_select, ""),
+    guest(libc::SYS_pselect6, ""),
+    guest(libc::SYS_pause, ""),
+    any(libc::SYS_futex, ""),
+    any(libc::SYS_nanosleep, ""),
+    any(libc::SYS_clock_nanosleep, ""),
+    any(libc::SYS_restart_syscall, "the kernel's own, after a stop"),
+    // Time.
+    any(libc::SYS_clock_gettime, "where the vDSO cannot answer"),
+    any(libc::SYS_clock_getres, ""),
+    any(libc::SYS_gettimeofday, ""),
+    any(libc::SYS_time, ""),
+    guest(libc::SYS_getitimer, ""),
+    guest(libc::SYS_setitimer, ""),
+    guest(libc::SYS_alarm, ""),
+    guest(libc::SYS_times, ""),
+    // Sockets: there is no network, and no path or abstract name is ever connected to or bound.
+    row(libc::SYS_socket, Phases::GUEST, &[UNIX], "unix only"),
+    row(libc::SYS_socketpair, Phases::EVERY, &[UNIX], "unix only"),
+    row(
+        libc::SYS_accept4,
+        Phases::INSTANCE,
+        &[],
+        "the call's connection: the listener is closed after it",
+    ),
+    any(libc::SYS_sendto, ""),
+    any(libc::SYS_recvfrom, ""),
+    any(libc::SYS_sendmsg, ""),
+    any(libc::SYS_recvmsg, ""),
+    any(libc::SYS_shutdown, ""),
+    row(
+        libc::SYS_setsockopt,
+        Phases::EVERY,
+        &[int(1, c(libc::SOL_SOCKET))],
+        "nothing below the socket",
+    ),
+    row(
+        libc::SYS_getsockopt,
+        Phases::EVERY,
+        &[int(1, c(libc::SOL_SOCKET))],
+        "nothing below the socket",
+    ),
+    // Threads and processes.
+    row(libc::SYS_clone, Phases::GUEST, &[long(0, THREAD)], "a thread"),
+    row(
+        libc::SYS_clone,
+        Phases::SERVE,
+        &[long(0, FORK)],
+        "a process, by fork",
+    ),
+    any(
+        libc::SYS_clone3,
+        "its arguments cannot be judged: a second filter answers ENOSYS, and clone is used",
+    ),
+    any(libc::SYS_set_robust_list, "start of a thread"),
+    any(libc::SYS_rseq, "start of a thread"),
+    any(
+        libc::SYS_sched_getaffinity,
+        "start of a thread; the guest's number of CPUs",
+    ),
+    any(libc::SYS_sched_yield, ""),
+    any(libc::SYS_exit, ""),
+    any(libc::SYS_exit_group, ""),
+    any(libc::SYS_getpid, ""),
+    any(libc::SYS_gettid, ""),
+    any(libc::SYS_getppid, ""),
+    any(libc::SYS_getuid, ""),
+    any(libc::SYS_geteuid, ""),
+    any(libc::SYS_getgid, ""),
+    any(libc::SYS_getegid, ""),
+    any(libc::SYS_getrusage, ""),
+    any(libc::SYS_uname, ""),
+    any(libc::SYS_getrandom, ""),
+    serve(libc::SYS_wait4, ""),
+    serve(libc::SYS_waitid, ""),
+    serve(libc::SYS_pidfd_open, ""),
+    serve(libc::SYS_pidfd_send_signal, ""),
+    serve(libc::SYS_setpgid, ""),
+    serve(libc::SYS_setsid, "a child leads its own session"),
+    // Signals: to others from `serve` alone.
+    any(libc::SYS_rt_sigaction, ""),
+    any(libc::SYS_rt_sigprocmask, ""),
+    any(libc::SYS_rt_sigreturn, ""),
+    any(libc::SYS_sigaltstack, ""),
+    guest(libc::SYS_rt_sigpending, ""),
+    guest(libc::SYS_rt_sigtimedwait, ""),
+    serve(libc::SYS_kill, ""),
+    row(libc::SYS_kill, Phases::GUEST, OWN_PROCESS, "itself"),
+    row(libc::SYS_tgkill, Phases::EVERY, OWN_PROCESS, "own threads"),
+    // Settings of the own process.
+    row(
+        libc::SYS_prctl,
+        Phases::EVERY,
+        &[int(0, c(libc::PR_SET_NAME))],
+        "a thread's name",
+    ),
+    row(
+        libc::SYS_prctl,
+        Phases::EVERY,
+        &[int(0, c(libc::PR_GET_NAME))],
+        "",
+    ),
+    row(
+        libc::SYS_prctl,
+        Phases::SERVE,
+        &[int(0, c(libc::PR_SET_PDEATHSIG))],
+        "a child dies with serve",
+    ),
+    row(
+        libc::SYS_prctl,
+        Phases::SERVE,
+        &[int(0, c(libc::PR_SET_NO_NEW_PRIVS))],
+        "before a child's own filter",
+    ),
+    row(
+        libc::SYS_prlimit64,
+        Phases::EVERY,
+        &[int(0, 0), long(2, 0)],
+        "questions",
+    ),
+    row(
+        libc::SYS_prlimit64,
+        Phases::GUEST,
+        &[int(0, 0), int(1, c_resource(libc::RLIMIT_CORE))],
+        "no core of a guest that ends by a signal",
+    ),
+    row(
+        libc::SYS_prlimit64,
+        Phases::SERVE,
+        &[int(0, 0)],
+        "a child's own limits",
+    ),
+    serve(libc::SYS_seccomp, "a child's own filter"),
+    serve(libc::SYS_landlock_create_ruleset, "a child's own rules"),
+    serve(libc::SYS_landlock_add_rule, ""),
+    serve(libc::SYS_landlock_restrict_self, ""),
+];
+
+const fn c_mode(value: libc::mode_t) -> u64 {
+    value as u64
+}
+
+const fn c_resource(value: libc::__rlimit_resource_t) -> u64 {
+    value as u64
+}
