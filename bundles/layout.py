@@ -217,7 +217,7 @@ class Layout:
 
     def retain_names(self, digests: Set[Digest]) -> None:
         """Takes the names from all images that are not among `digests`."""
-        with durable.storage_errors(f"writing the index of {self.path}"), locked(self.path / ".lock"):
+        with durable.storage_errors(f"writing the index of {self.path}"), locked(self.path):
             entries = self._entries()
             kept = [item for _, descriptor, item in entries if descriptor.digest in digests]
             if len(kept) != len(entries):
@@ -225,7 +225,7 @@ class Layout:
 
     def _rewrite(self, name: str, added: list[dict[str, Any]]) -> None:
         """Replaces all entries of `name`."""
-        with durable.storage_errors(f"writing the index of {self.path}"), locked(self.path / ".lock"):
+        with durable.storage_errors(f"writing the index of {self.path}"), locked(self.path):
             kept = [item for entry, _, item in self._entries() if entry != name]
             if len(kept) + len(added) > MAX_ENTRIES:
                 raise LayoutError(f"the layout {str(self.path)!r} has {MAX_ENTRIES} names, the most that are read again; unlink some")

@@ -4,7 +4,6 @@
     unpacked/sha256-<hex>/rootfs        an image unpacked once, shared read-only by the revisions that use it
     revisions/<ns>/<name>/<revision>/   a bundle: config.json and function.json
     revisions/<ns>/<name>/current       a link to the revision that answers calls
-    locks/                              the store's lock, the owner's lock, and one lock per held revision
     tmp/                                work in progress
 
 Invariants, at every moment and after kill -9 or a power cut:
@@ -14,9 +13,9 @@ Invariants, at every moment and after kill -9 or a power cut:
 * A revision's id is a hash over everything that makes it: the same id is the same bundle.
 * Whatever else is there is a leftover, and `collect` removes it.
 
-Locks: who works here (pull, publish) shares the store's lock; `collect` has it alone, so it never sees work in progress and may take
-everything it does not know for a leftover. Who uses a revision shares that revision's lock; `collect` removes only what it can lock
-alone.
+Locks: who works here (pull, publish) shares the lock of `tmp/`; `collect` has it alone, so it never sees work in progress and may take
+everything it does not know for a leftover. Who uses a revision shares the lock of its directory; `collect` removes only what it can lock
+alone. Who unpacks an image has the lock of its manifest. Who owns the store has the lock of its root.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ from bundles.errors import (
     ManifestError,
     RevisionError,
     RevisionGone,
+    StorageError,
     StoreBusy,
     UnpackError,
     VerificationError,
@@ -75,14 +75,15 @@ class Bundle:
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keeps the revision, and what it needs, from being collected. Raises RevisionGone when it already was."""
-        lock = self.path.parents[3] / "locks" / self.spec.revision
+        name = f"revision {self.spec.revision} of {self.spec.namespace}/{self.spec.name}"
         with ExitStack() as stack:
-            with durable.storage_errors(f"holding revision {self.spec.revision}"):
-                stack.enter_context(locked(lock, shared=True))
-            if not (self.path / "function.json").exists():
-                raise RevisionGone(
-                    f"revision {self.spec.revision} of {self.spec.namespace}/{self.spec.name} is gone; look up the current one again"
-                )
+            try:
+                with durable.storage_errors(f"holding {name}"):
+                    stack.enter_context(locked(self.path, shared=True))
+            except StorageError as error:
+                if self.path.exists():
+                    raise
+                raise RevisionGone(f"{name} is gone; look up the current one again") from error
             yield
 
 
@@ -110,10 +111,9 @@ class RevisionStore:
         self.root = root.absolute()
         self.revisions = self.root / "revisions"
         self._unpacked = self.root / "unpacked"
-        self._locks = self.root / "locks"
         self._tmp = self.root / "tmp"
         with durable.storage_errors(f"making the bundle store {self.root}"):
-            for directory in (self.revisions, self._unpacked, self._locks, self._tmp):
+            for directory in (self.revisions, self._unpacked, self._tmp):
                 durable.make_directory(directory)
         self.layout = Layout.create(self.root / "layout")
 
@@ -157,7 +157,7 @@ class RevisionStore:
         """Keeps `collect` away: a blob or an image that is here stays here until the block ends. Gives the lock's descriptor."""
         with ExitStack() as stack:
             with durable.storage_errors(f"locking the bundle store {self.root}"):
-                descriptor = stack.enter_context(locked(self._locks / "store", shared=True))
+                descriptor = stack.enter_context(locked(self._tmp, shared=True))
             yield descriptor
 
     @contextmanager
@@ -167,7 +167,7 @@ class RevisionStore:
         with ExitStack() as stack:
             try:
                 with durable.storage_errors(f"locking the bundle store {self.root}"):
-                    stack.enter_context(locked(self._locks / "owner", wait=False))
+                    stack.enter_context(locked(self.root, wait=False))
             except Locked as error:
                 raise StoreBusy(f"another process owns the bundle store {self.root}; stop it, or use another data directory") from error
             yield
@@ -205,7 +205,7 @@ class RevisionStore:
         """Removes revisions that are neither current nor held, then images and blobs that no remaining revision and no digest in `keep`
         needs, and whatever interrupted work has left. Raises StoreBusy, and removes nothing, while somebody works."""
         try:
-            with durable.storage_errors("collecting"), locked(self._locks / "store", wait=False):
+            with durable.storage_errors("collecting"), locked(self._tmp, wait=False):
                 return self._collect(set(keep))
         except Locked as error:
             raise StoreBusy(f"somebody works in the bundle store {self.root}; collect later") from error
@@ -233,7 +233,7 @@ class RevisionStore:
 
     def _unpack_once(self, image: Digest, limits: Limits, lock: int) -> Path:
         rootfs = self._rootfs(image)
-        with locked(self._locks / image.hex):  # the second of two who want the same image waits, and finds it
+        with locked(self.layout.blob_path(image)):  # the second of two who want the same image waits, and finds it
             if not rootfs.is_dir():
                 fresh = durable.unique(self._tmp, "image")
                 unpack(self.layout, image, fresh, limits=limits, inherit=(lock,))
@@ -281,7 +281,10 @@ class RevisionStore:
         durable.move(fresh, link)
 
     def _collect(self, keep: set[Digest]) -> Collected:
-        """Precondition: the store's lock is held alone. What goes is first moved to tmp/, so that it disappears at once and whole."""
+        """Precondition: the lock of tmp/ is held alone.
+
+        What goes is first moved to tmp/, so that it disappears at once and whole. Nothing here needs room on the disk until room was made.
+        """
         leftovers = sum(1 for _ in self._tmp.iterdir()) + self.layout.remove_leftovers()
         revisions = 0
         for function in self._functions():
@@ -292,11 +295,9 @@ class RevisionStore:
         images = [path for path in self._unpacked.iterdir() if path not in wanted]
         for path in images:
             self._discard(path)
-        blobs = self._collect_blobs(keep)
         for path in self._tmp.iterdir():
             durable.remove_tree(path)
-        self._collect_locks()
-        return Collected(revisions, len(images), blobs, leftovers)
+        return Collected(revisions, len(images), self._collect_blobs(keep), leftovers)
 
     def _collect_revisions(self, function: Path, keep: set[Digest]) -> int:
         """Discards what can go from one function, adds the images of what stays to `keep`, and returns how many revisions went."""
@@ -318,11 +319,11 @@ class RevisionStore:
 
     def _discard_unheld(self, path: Path) -> bool:
         """Discards a revision, or what pretends to be one, unless it is held. The lock is kept until it is gone."""
-        if not _REVISION.fullmatch(path.name):
+        if not _REVISION.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
             self._discard(path)
             return True
         try:
-            with locked(self._locks / path.name, wait=False):
+            with locked(path, wait=False):
                 self._discard(path)
                 return True
         except Locked:
@@ -337,19 +338,11 @@ class RevisionStore:
                 logger.warning("the blobs of image %s are not kept: %s", image.short, error)
                 continue
             needed.update(blob.digest for blob in manifest.blobs)
-        self.layout.retain_names(needed)
         unneeded = [blob for blob in self.layout.blobs() if blob not in needed]
         for blob in unneeded:
             self.layout.remove(blob)
+        self.layout.retain_names(needed)
         return len(unneeded)
-
-    def _collect_locks(self) -> None:
-        """Removes the locks of what no longer exists. Held ones stay: their holders will see that the revision is gone."""
-        used = {path.name for function in self._functions() for path in function.iterdir()} | {"store", "owner"}
-        for path in self._locks.iterdir():
-            if path.name not in used:
-                with suppress(Locked), locked(path, wait=False):
-                    path.unlink()
 
     def _discard(self, path: Path) -> None:
         durable.move(path, durable.unique(self._tmp, "discarded"))
