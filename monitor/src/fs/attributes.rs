@@ -6,7 +6,7 @@ use super::descriptors::{self, guest_fd};
 use super::host::{self, Statfs};
 use super::mounts::{Access, Mount, Purpose, Source, fd_path};
 use super::namespace::{Described, Files};
-use super::resolve::{At, Last, Rules, Target, is_directory, is_link};
+use super::resolve::{At, Last, Target, is_directory, is_link};
 use super::synthetic::{Node, Tree, is_marked, whole_records};
 use crate::errno::Errno;
 
@@ -234,6 +234,46 @@ impl<'a> Files<'a> {
         Err(Errno::OPNOTSUPP)
     }
 
+    /// Whether a descriptor stands for a file that nobody can change, and that other instances have too.
+    pub fn is_on_read_only(&self, fd: RawFd) -> Result<bool, Errno> {
+        match self.namespace.describe(host::guest_descriptor(guest_fd(fd)?))? {
+            Described::Path { path, .. } => Ok(self.namespace.mounts.of(&path)?.access == Access::ReadOnly),
+            Described::Unnamed(_) | Described::Foreign => Ok(false),
+        }
+    }
+
+    /// inotify_add_watch. Of a read-only file there is nothing to tell but its end: what other instances do with it is not
+    /// the guest's to see.
+    pub fn watch(&self, inotify: RawFd, path: At<'_>, mask: u32) -> Result<i32, Errno> {
+        let last = if mask & libc::IN_DONT_FOLLOW != 0 {
+            Last::Keep
+        } else {
+            Last::Follow
+        };
+        let (file, quiet) = match self.find(path, last)? {
+            Target::Host { file, mount } => (file, mount.access == Access::ReadOnly),
+            Target::Descriptor(file) => {
+                let quiet = !self.is_writable(&file)?;
+                (file, quiet)
+            }
+            Target::Special { .. } | Target::Node { .. } => return Err(Errno::ACCES),
+        };
+        if mask & libc::IN_ONLYDIR != 0 && !is_directory(&host::stat(host::borrow(&file))?) {
+            return Err(Errno::NOTDIR);
+        }
+        if mask & libc::IN_ALL_EVENTS == 0 {
+            return Err(Errno::INVAL);
+        }
+        let mask = mask & !libc::IN_DONT_FOLLOW;
+        let mask = if quiet {
+            mask & !libc::IN_ALL_EVENTS | libc::IN_DELETE_SELF
+        } else {
+            mask
+        };
+        let name = host::c_string(&[b"/proc/", fd_path(file.as_raw_fd())?.to_bytes()].concat())?;
+        host::watch(host::guest_descriptor(guest_fd(inotify)?), &name, mask)
+    }
+
     /// getcwd, and what `/proc/self/cwd` shows.
     pub fn current_directory(&self) -> Result<Vec<u8>, Errno> {
         let mut path = self.namespace.working_directory()?;
@@ -380,18 +420,6 @@ impl<'a> Files<'a> {
 
     fn proc(&self) -> BorrowedFd<'a> {
         host::borrow(&self.namespace.proc)
-    }
-
-    /// The canonical path of an existing file, links followed.
-    pub fn canonical(&self, path: At<'_>) -> Result<Vec<u8>, Errno> {
-        self.reach(path, Last::Follow, Rules::default(), |location| {
-            self.reference(location, 0)?;
-            Ok(if location.path.is_empty() {
-                b"/".to_vec()
-            } else {
-                location.path.clone()
-            })
-        })
     }
 }
 

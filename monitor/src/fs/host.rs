@@ -7,6 +7,8 @@ use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
 use super::descriptors::private;
 use crate::errno::{Errno, SysResult, from_libc};
 
@@ -108,6 +110,20 @@ pub fn statx(fd: BorrowedFd<'_>, flags: i32, mask: u32) -> Result<libc::statx, E
     Ok(unsafe { statx.assume_init() })
 }
 
+/// A struct stat as it goes to the guest.
+pub fn bytes_of_stat(stat: &libc::stat) -> [u8; size_of::<libc::stat>()] {
+    // SAFETY: the structure consists of integers that fill it, what is called padding included; any bytes are an array.
+    unsafe { std::mem::transmute_copy(stat) }
+}
+
+/// A struct statx as it goes to the guest.
+pub fn bytes_of_statx(statx: &libc::statx) -> [u8; size_of::<libc::statx>()] {
+    // SAFETY: as for struct stat.
+    unsafe { std::mem::transmute_copy(statx) }
+}
+
+const _: () = assert!(size_of::<libc::stat>() == 144 && size_of::<libc::statx>() == 256);
+
 /// A struct statx that says nothing.
 pub fn zeroed_statx() -> libc::statx {
     // SAFETY: it consists of integers only.
@@ -116,7 +132,7 @@ pub fn zeroed_statx() -> libc::statx {
 
 /// `struct statfs` as the kernel has it; libc hides the flags.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct Statfs {
     pub kind: i64,
     pub block_size: i64,
@@ -255,6 +271,13 @@ pub fn symlink(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Er
 pub fn make_node(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<(), Errno> {
     // SAFETY: the name is a C string.
     done(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, 0) })
+}
+
+/// Adds a watch on the file that an absolute `path` of the host leads to.
+pub fn watch(inotify: BorrowedFd<'_>, path: &CStr, mask: u32) -> Result<i32, Errno> {
+    // SAFETY: the path is a C string.
+    let watch = unsafe { libc::inotify_add_watch(inotify.as_raw_fd(), path.as_ptr(), mask) };
+    if watch < 0 { Err(Errno::last()) } else { Ok(watch) }
 }
 
 /// Makes `fd` the working directory of the process.

@@ -29,11 +29,11 @@ mod synthetic;
 #[cfg(test)]
 mod tests;
 
-pub use host::Statfs;
+pub use host::{bytes_of_stat, bytes_of_statx};
 pub use mounts::{Access, Purpose, SpecialFile};
 pub use namespace::{Builder, Files, GuestInfo, Namespace, Region};
-pub use opening::{OpenCall, OpenRequest};
-pub use resolve::{At, Rules};
+pub use opening::OpenRequest;
+pub use resolve::At;
 
 /// Deletes what an instance left of its private directories below `parent`; there may be nothing.
 pub fn remove_instance(parent: &std::path::Path, instance: &str) {

@@ -108,12 +108,6 @@ impl Builder {
         self
     }
 
-    /// Shows a directory of the host at `path`.
-    pub fn directory(mut self, path: &str, directory: &Path, access: Access) -> Result<Self, Errno> {
-        self.insert_directory(path.as_bytes(), directory, access, false)?;
-        Ok(self)
-    }
-
     /// Gives the guest an empty private directory at `path`: `<parent>/<instance>/<path with dashes>`.
     pub fn scratch(mut self, path: &str, parent: &Path) -> Result<Self, Errno> {
         let parent = open_directory(parent)?;
@@ -379,7 +373,7 @@ impl Namespace {
     }
 
     /// The guest's open descriptors.
-    pub(super) fn open_descriptors(&self) -> Vec<RawFd> {
+    pub fn open_descriptors(&self) -> Vec<RawFd> {
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;
         let Ok(directory) = host::open(host::borrow(&self.proc), c"thread-self/fd", flags) else {
             return Vec::new();

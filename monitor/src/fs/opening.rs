@@ -12,7 +12,7 @@ use super::mounts::{Mount, Purpose, fd_path};
 use super::namespace::{Described, Files};
 use super::resolve::{At, Ending, Last, Location, Rules, Target};
 use super::synthetic::{Node, Tree};
-use crate::errno::{Errno, from_raw};
+use crate::errno::{Errno, SysResult, from_libc};
 
 /// The kernel's O_LARGEFILE, which libc has as zero on this architecture.
 const LARGEFILE: i32 = 0o100_000;
@@ -167,32 +167,28 @@ impl OpenCall<'_> {
     }
 
     /// What the call gave, as the guest's.
-    pub fn admit(&self, result: i64) -> Result<RawFd, Errno> {
-        let fd = RawFd::try_from(from_raw(result)?).map_err(|_| Errno::IO)?;
+    pub fn admit(&self, result: SysResult) -> Result<RawFd, Errno> {
+        let fd = RawFd::try_from(result?).map_err(|_| Errno::IO)?;
         // SAFETY: the result of the call that `system_call` describes is a fresh descriptor.
         descriptors::admit(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// Makes the call here and now, deaf to signals: where there is no guest to interrupt, or nothing that can wait.
+    #[cfg(test)]
     pub fn make(&self) -> Result<RawFd, Errno> {
         self.admit(self.perform())
     }
 
-    fn perform(&self) -> i64 {
+    fn perform(&self) -> SysResult {
         let (number, [a, b, c, d, e, f]) = self.system_call();
         // SAFETY: openat, openat2 or fcntl; the pointers are to a C string and a struct open_how in `self`, only read.
-        let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
-        if result < 0 {
-            -i64::from(Errno::last().0)
-        } else {
-            result
-        }
+        from_libc(unsafe { libc::syscall(number, a, b, c, d, e, f) })
     }
 
     /// The same for the monitor itself: above the floor.
     pub fn make_private(&self) -> Result<OwnedFd, Errno> {
         descriptors::private(|| {
-            let fd = RawFd::try_from(from_raw(self.perform())?).map_err(|_| Errno::IO)?;
+            let fd = RawFd::try_from(self.perform()?).map_err(|_| Errno::IO)?;
             // SAFETY: as in `admit`.
             Ok(unsafe { OwnedFd::from_raw_fd(fd) })
         })

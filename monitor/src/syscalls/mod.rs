@@ -1,11 +1,14 @@
 //! The table of system calls: number → name, area, level, handler. Dispatch, `mayfly-monitor syscalls`, the trace and the
 //! log read it.
 
+pub mod descriptors;
 pub mod files;
 pub mod memory;
 pub mod messages;
 pub mod misc;
 pub mod names;
+pub mod paths;
+pub mod polling;
 pub mod signals;
 pub mod sockets;
 pub mod threads;
@@ -65,8 +68,18 @@ pub const fn entry(number: libc::c_long, area: &'static str, level: Level, handl
 /// Size of the table: numbers at and above are unknown.
 const SIZE: usize = 512;
 
-const AREAS: &[&[Entry]] =
-    &[files::ENTRIES, memory::ENTRIES, misc::ENTRIES, signals::ENTRIES, sockets::ENTRIES, threads::ENTRIES, time::ENTRIES];
+const AREAS: &[&[Entry]] = &[
+    descriptors::ENTRIES,
+    files::ENTRIES,
+    memory::ENTRIES,
+    misc::ENTRIES,
+    paths::ENTRIES,
+    polling::ENTRIES,
+    signals::ENTRIES,
+    sockets::ENTRIES,
+    threads::ENTRIES,
+    time::ENTRIES,
+];
 
 fn table() -> &'static [Option<Entry>; SIZE] {
     static TABLE: OnceLock<[Option<Entry>; SIZE]> = OnceLock::new();

@@ -1,0 +1,390 @@
+//! The table of descriptors: duplicating, closing, flags, locks, pipes, files in memory, and the ioctls that programs use.
+//!
+//! The guest's numbers are the host's (`fs::descriptors`): whatever makes one is admitted against the guest's limit,
+//! whatever closes or replaces one holds the table alone and tells the process first.
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::memory::int;
+use super::{Args, Entry, Level, entry};
+use crate::errno::{Errno, SysResult};
+use crate::fs::descriptors::{self, MONITOR_FD_FLOOR, exclusive, guest_fd};
+use crate::memory::access;
+use crate::task::Task;
+
+const AREA: &str = "descriptors";
+
+pub const ENTRIES: &[Entry] = &[
+    entry(libc::SYS_close, AREA, Level::Emulated, close, ""),
+    entry(
+        libc::SYS_close_range,
+        AREA,
+        Level::Emulated,
+        close_range,
+        "no CLOSE_RANGE_UNSHARE",
+    ),
+    entry(libc::SYS_dup, AREA, Level::Forwarded, dup, ""),
+    entry(libc::SYS_dup2, AREA, Level::Emulated, dup2, ""),
+    entry(libc::SYS_dup3, AREA, Level::Emulated, dup3, ""),
+    entry(libc::SYS_pipe, AREA, Level::Forwarded, pipe, ""),
+    entry(libc::SYS_pipe2, AREA, Level::Forwarded, pipe2, ""),
+    entry(
+        libc::SYS_memfd_create,
+        AREA,
+        Level::Forwarded,
+        memfd_create,
+        "no huge pages",
+    ),
+    entry(
+        libc::SYS_fcntl,
+        AREA,
+        Level::Emulated,
+        fcntl,
+        "no leases, no F_NOTIFY",
+    ),
+    entry(
+        libc::SYS_flock,
+        AREA,
+        Level::Emulated,
+        flock,
+        "without effect on a read-only file",
+    ),
+    entry(
+        libc::SYS_ioctl,
+        AREA,
+        Level::Emulated,
+        ioctl,
+        "terminals, FIONREAD, FIONBIO, FIOCLEX",
+    ),
+];
+
+/// A descriptor's number as an argument of a host call.
+pub fn register(fd: RawFd) -> u64 {
+    i64::from(fd).cast_unsigned()
+}
+
+/// Admits the descriptor that a host call has just made for the guest.
+pub fn admitted(result: SysResult) -> SysResult {
+    let fd = RawFd::try_from(result?).map_err(|_| Errno::IO)?;
+    // SAFETY: the caller passes the fresh result of a call that makes a descriptor.
+    descriptors::admit(unsafe { OwnedFd::from_raw_fd(fd) }).map(register)
+}
+
+/// Makes a descriptor for the guest by a host call.
+///
+/// # Safety
+/// As `Task::host`; the call's result must be a new descriptor.
+pub unsafe fn make(task: &Task, number: libc::c_long, args: Args) -> SysResult {
+    // SAFETY: the caller vouches for the arguments.
+    admitted(unsafe { task.host(number, args) })
+}
+
+/// Implements close(2).
+fn close(task: &mut Task, [fd, ..]: Args) -> SysResult {
+    let fd = guest_fd(int(fd))?;
+    task.process.closing(fd);
+    let _alone = exclusive();
+    // SAFETY: a number of the guest's, no pointers.
+    unsafe { task.host(libc::SYS_close, [register(fd), 0, 0, 0, 0, 0]) }
+}
+
+/// Implements close_range(2).
+fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> SysResult {
+    const CLOEXEC: i32 = 4;
+    let flags = int(flags);
+    let (first, last) = (int(first).cast_unsigned(), int(last).cast_unsigned());
+    // Sharing ends per thread here, not per table: nobody but runtimes that are alone in their process asks for it.
+    if flags & !CLOEXEC != 0 || first > last {
+        return Err(Errno::INVAL);
+    }
+    let floor = MONITOR_FD_FLOOR.unsigned_abs();
+    if first >= floor {
+        return Ok(0);
+    }
+    let last = last.min(floor - 1);
+    if flags & CLOEXEC == 0 {
+        let inside = |fd: &RawFd| (first..=last).contains(&fd.unsigned_abs());
+        task.process
+            .files
+            .open_descriptors()
+            .into_iter()
+            .filter(inside)
+            .for_each(|fd| task.process.closing(fd));
+    }
+    let _alone = exclusive();
+    // SAFETY: numbers of the guest's, no pointers.
+    unsafe {
+        task.host(
+            libc::SYS_close_range,
+            [first.into(), last.into(), register(flags), 0, 0, 0],
+        )
+    }
+}
+
+/// Implements dup(2).
+fn dup(task: &mut Task, [old, ..]: Args) -> SysResult {
+    let old = guest_fd(int(old))?;
+    // SAFETY: no pointers; the result is a new descriptor.
+    let new = unsafe { make(task, libc::SYS_dup, [register(old), 0, 0, 0, 0, 0])? };
+    task.process.duplicated(old, int(new));
+    Ok(new)
+}
+
+/// Implements dup2(2).
+fn dup2(task: &mut Task, [old, new, ..]: Args) -> SysResult {
+    if int(old) == int(new) {
+        return if descriptors::is_open(int(old)) {
+            Ok(register(int(new)))
+        } else {
+            Err(Errno::BADF)
+        };
+    }
+    replace(task, int(old), int(new), 0)
+}
+
+/// Implements dup3(2).
+fn dup3(task: &mut Task, [old, new, flags, ..]: Args) -> SysResult {
+    if int(flags) & !libc::O_CLOEXEC != 0 || int(old) == int(new) {
+        return Err(Errno::INVAL);
+    }
+    replace(task, int(old), int(new), int(flags))
+}
+
+fn replace(task: &Task, old: RawFd, new: RawFd, flags: i32) -> SysResult {
+    if guest_fd(new)? >= descriptors::limit() || !descriptors::is_open(old) {
+        return Err(Errno::BADF);
+    }
+    task.process.closing(new);
+    let result = {
+        let _alone = exclusive();
+        // SAFETY: two numbers of the guest's, no pointers.
+        unsafe {
+            task.host(
+                libc::SYS_dup3,
+                [register(old), register(new), register(flags), 0, 0, 0],
+            )?
+        }
+    };
+    task.process.duplicated(old, new);
+    Ok(result)
+}
+
+/// Implements pipe(2).
+fn pipe(task: &mut Task, [ends, ..]: Args) -> SysResult {
+    pipe2(task, [ends, 0, 0, 0, 0, 0])
+}
+
+/// Implements pipe2(2).
+fn pipe2(task: &mut Task, [result, flags, ..]: Args) -> SysResult {
+    let mut ends = [0_i32; 2];
+    // SAFETY: a local array of two ints.
+    unsafe { task.host(libc::SYS_pipe2, [ends.as_mut_ptr() as u64, flags, 0, 0, 0, 0])? };
+    // SAFETY: two descriptors that the kernel has just made.
+    let [read, write] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let read = descriptors::admit(read)?;
+    let write = match descriptors::admit(write) {
+        Ok(write) => write,
+        Err(error) => {
+            forget(&[read]);
+            return Err(error);
+        }
+    };
+    if let Err(error) = access::write(result, &[read, write]) {
+        forget(&[read, write]);
+        return Err(error);
+    }
+    Ok(0)
+}
+
+/// Takes back descriptors that the guest has not been told of.
+fn forget(fds: &[RawFd]) {
+    let _alone = exclusive();
+    for fd in fds {
+        // SAFETY: `admit` has just given these out, and the guest does not know them; should it have guessed one and
+        // replaced it, it loses only what is its own.
+        drop(unsafe { OwnedFd::from_raw_fd(*fd) });
+    }
+}
+
+/// Implements memfd_create(2).
+fn memfd_create(task: &mut Task, [name, flags, ..]: Args) -> SysResult {
+    let flags = int(flags).cast_unsigned();
+    if flags & libc::MFD_HUGETLB != 0 {
+        return Err(Errno::INVAL);
+    }
+    let name = access::read_string(name, 250, Errno::INVAL)?;
+    // SAFETY: a C string of the monitor's; the result is a new descriptor.
+    unsafe {
+        make(
+            task,
+            libc::SYS_memfd_create,
+            [name.as_ptr() as u64, flags.into(), 0, 0, 0, 0],
+        )
+    }
+}
+
+/// `struct flock`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Lock {
+    kind: i16,
+    whence: i16,
+    padding: i32,
+    start: i64,
+    length: i64,
+    process: i32,
+    tail: i32,
+}
+
+const _: () = assert!(size_of::<Lock>() == size_of::<libc::flock>());
+
+/// Implements fcntl(2).
+fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
+    const F_DUPFD_QUERY: i32 = 1027;
+    const F_CREATED_QUERY: i32 = 1028;
+    const F_GETSIG: i32 = 11;
+    const F_SETSIG: i32 = 10;
+    let number = guest_fd(int(fd))?;
+    let forward = |argument: u64| {
+        // SAFETY: commands whose argument is a number, or the address of a local.
+        unsafe { task.host(libc::SYS_fcntl, [register(number), command, argument, 0, 0, 0]) }
+    };
+    match int(command) {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
+            if int(argument) < 0 || int(argument) >= descriptors::limit() {
+                return Err(Errno::INVAL);
+            }
+            let new = admitted(forward(register(int(argument))))?;
+            task.process.duplicated(number, int(new));
+            Ok(new)
+        }
+        libc::F_GETFD
+        | libc::F_SETFD
+        | libc::F_GETFL
+        | libc::F_SETFL
+        | libc::F_GETOWN
+        | libc::F_GETPIPE_SZ
+        | libc::F_SETPIPE_SZ
+        | libc::F_ADD_SEALS
+        | libc::F_GET_SEALS
+        | F_GETSIG
+        | F_SETSIG
+        | F_CREATED_QUERY => forward(argument),
+        F_DUPFD_QUERY => forward(register(guest_fd(int(argument))?)),
+        libc::F_SETOWN => {
+            // SAFETY: getpid has no preconditions.
+            let own = unsafe { libc::getpid() };
+            // Signals on behalf of the guest go to nobody else.
+            if int(argument) == 0 || int(argument) == own {
+                forward(argument)
+            } else {
+                Err(Errno::PERM)
+            }
+        }
+        libc::F_GETLK
+        | libc::F_SETLK
+        | libc::F_SETLKW
+        | libc::F_OFD_GETLK
+        | libc::F_OFD_SETLK
+        | libc::F_OFD_SETLKW => {
+            let mut lock: Lock = access::read(argument)?;
+            let result = forward(&raw mut lock as u64)?;
+            if matches!(int(command), libc::F_GETLK | libc::F_OFD_GETLK) {
+                access::write(argument, &lock)?;
+            }
+            Ok(result)
+        }
+        libc::F_GETLEASE => forward(0).map(|_| register(libc::F_UNLCK)),
+        libc::F_SETLEASE => Err(Errno::ACCES),
+        _ => Err(if descriptors::is_open(number) {
+            Errno::INVAL
+        } else {
+            Errno::BADF
+        }),
+    }
+}
+
+/// Implements flock(2). A read-only file is shared with other instances, and nobody can change it: a lock on it would do
+/// nothing but make them wait for one another.
+fn flock(task: &mut Task, [fd, operation, ..]: Args) -> SysResult {
+    let fd = guest_fd(int(fd))?;
+    if super::paths::files(task).is_on_read_only(fd)? {
+        let known = matches!(
+            int(operation) & !libc::LOCK_NB,
+            libc::LOCK_SH | libc::LOCK_EX | libc::LOCK_UN
+        );
+        return if known { Ok(0) } else { Err(Errno::INVAL) };
+    }
+    // SAFETY: no pointers.
+    unsafe { task.host(libc::SYS_flock, [register(fd), operation, 0, 0, 0, 0]) }
+}
+
+/// What the argument of an ioctl is.
+#[derive(Clone, Copy)]
+enum Argument {
+    /// Nothing, or a number.
+    Number,
+    /// A structure of so many bytes that the kernel reads.
+    In(usize),
+    /// One that it fills.
+    Out(usize),
+}
+
+/// `struct termios` and `struct termios2` as the kernel has them.
+const TERMIOS: usize = 36;
+const TERMIOS2: usize = 44;
+const LARGEST: usize = 64;
+
+const TCGETS2: u64 = 0x802c_542a;
+const TCSETS2: u64 = 0x402c_542b;
+const TCSETSW2: u64 = 0x402c_542c;
+const TCSETSF2: u64 = 0x402c_542d;
+const FIGETBSZ: u64 = 2;
+
+fn argument_of(request: u64) -> Option<Argument> {
+    use Argument::{In, Number, Out};
+    Some(match request {
+        libc::FIOCLEX | libc::FIONCLEX => Number,
+        libc::FIONBIO => In(4),
+        libc::FIONREAD | libc::TIOCOUTQ | FIGETBSZ => Out(4),
+        libc::TCGETS => Out(TERMIOS),
+        libc::TCSETS | libc::TCSETSW | libc::TCSETSF => In(TERMIOS),
+        TCGETS2 => Out(TERMIOS2),
+        TCSETS2 | TCSETSW2 | TCSETSF2 => In(TERMIOS2),
+        libc::TIOCGWINSZ => Out(8),
+        libc::TIOCSWINSZ => In(8),
+        libc::TIOCGPGRP | libc::TIOCGSID => Out(4),
+        libc::TIOCSPGRP => In(4),
+        libc::TCSBRK | libc::TCXONC | libc::TCFLSH | libc::TIOCNOTTY | libc::TIOCSCTTY => Number,
+        _ => return None,
+    })
+}
+
+/// Implements ioctl(2), what is harmless on any file. TIOCSTI, which types into a terminal, is not.
+fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysResult {
+    const FICLONE: u64 = 0x4004_9409;
+    let fd = guest_fd(int(fd))?;
+    let request = request & u64::from(u32::MAX);
+    let forward = |argument: u64| {
+        // SAFETY: requests of the table above, with a number or a local buffer that is large enough for each.
+        unsafe { task.host(libc::SYS_ioctl, [register(fd), request, argument, 0, 0, 0]) }
+    };
+    let mut buffer = [0_u8; LARGEST];
+    match argument_of(request) {
+        Some(Argument::Number) => forward(argument),
+        Some(Argument::In(size)) => {
+            access::read_bytes(argument, &mut buffer[..size])?;
+            forward(buffer.as_mut_ptr() as u64)
+        }
+        Some(Argument::Out(size)) => {
+            let result = forward(buffer.as_mut_ptr() as u64)?;
+            access::write_bytes(argument, &buffer[..size])?;
+            Ok(result)
+        }
+        None if !descriptors::is_open(fd) => Err(Errno::BADF),
+        None if request == FICLONE => Err(Errno::OPNOTSUPP),
+        None => Err(Errno::NOTTY),
+    }
+}
