@@ -115,8 +115,19 @@ impl Rules {
 
     /// Restricts the calling thread, and what it makes from then on, to the space.
     pub fn restrict(&self) -> Result<Layer, FilesError> {
-        let status = restrict(self.fixed.iter().chain(&self.write))?;
-        Ok(layer(&status))
+        Ok(layer(&restrict(self.fixed.iter().chain(&self.write))?))
+    }
+
+    /// The same, and the process may read what /proc says of itself: a snapshot needs that.
+    pub fn restrict_boot(&self) -> Result<(), FilesError> {
+        let own = Rule {
+            place: open(Path::new("/proc/self"))?,
+            access: reading(),
+        };
+        restrict(self.fixed.iter().chain(&self.write).chain([&own]))?;
+        // The rule is about an inode that exists as long as somebody holds it.
+        std::mem::forget(own);
+        Ok(())
     }
 
     /// The same with `scratch` as the only place to write. A child adds this to what it has inherited; signals to siblings

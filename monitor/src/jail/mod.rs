@@ -1,9 +1,13 @@
 //! The jail: what the monitor takes away from itself, none of which needs a privilege.
 //!
 //! ```text
-//! serve      opens what it needs · Jail::enter: limits, undumpable, no new privileges, landlock, seccomp for all phases
-//!   └ fork   inherits all of it, for nothing · its own files and memory · confine: limits, seccomp of its phase · the guest
+//! serve      opens what it needs · enter: limits, undumpable, no new privileges, seccomp for all phases
+//!   ├ boot   confine: landlock, seccomp of its phase · the program, its snapshot
+//!   │        lock_files: landlock
+//!   └ instance   inherits all of it, for nothing · memory, descriptors · confine: limits, seccomp of its phase · the call
 //! ```
+//!
+//! The boot comes before `lock_files` because it reads in /proc what its descriptors are, which no instance may.
 //!
 //! Invariants: a layer is only ever added; a process with a guest can make no process, no filter and no rule any more, signals
 //! itself alone, and dies with `serve`. What a kernel does not offer is reported as not in force, never passed over;
@@ -86,7 +90,7 @@ pub struct Confinement<'a> {
     pub file_bytes: Option<u64>,
     /// Its private writable memory, bytes: the guest's and the monitor's own. A backstop for the monitor's count.
     pub data_bytes: Option<u64>,
-    /// The only directory that it may write to, which must exist; else what `Space::write` says.
+    /// The only directory that an instance may write to, which must exist; else what `Space::write` says.
     pub scratch: Option<&'a Path>,
 }
 
@@ -94,15 +98,16 @@ pub struct Confinement<'a> {
 pub struct Jail {
     layers: Vec<Layer>,
     rules: Rules,
+    locked: bool,
     boot: OwnFilter,
     instance: OwnFilter,
     serve: i32,
 }
 
 impl Jail {
-    /// Puts `serve` into its jail, for good.
+    /// Puts `serve` into its jail, for good; files follow with `lock_files`.
     ///
-    /// Preconditions: one thread, no child yet; the KVM device, the listening socket and all else outside `space` are open.
+    /// Preconditions: one thread, no child yet.
     pub fn enter(space: &Space, mode: Mode) -> Result<Self, JailError> {
         let filters = seccomp::inherited(mode)?;
         let compile = |phase| OwnFilter::compile(phase, mode);
@@ -112,7 +117,6 @@ impl Jail {
         limits::common()?;
         prctl("PR_SET_DUMPABLE", libc::PR_SET_DUMPABLE, 0)?;
         prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1)?;
-        let landlock = rules.restrict()?;
         if mode == Mode::Explain {
             seccomp::explain()?;
         }
@@ -121,7 +125,7 @@ impl Jail {
         }
         let layers = vec![
             Layer::new("openat2", OPENAT2),
-            landlock,
+            files::probe(),
             Layer::new("seccomp", SECCOMP),
             Layer::new("no-new-privs", NO_NEW_PRIVS),
             Layer::new("undumpable", UNDUMPABLE),
@@ -132,10 +136,25 @@ impl Jail {
         Ok(Self {
             layers,
             rules,
+            locked: false,
             boot,
             instance,
             serve,
         })
+    }
+
+    /// Restricts `serve` and the children it makes from now on to its space.
+    ///
+    /// Preconditions: one thread; the KVM device, the listening socket and all else outside the space are open; the boot has
+    /// been forked.
+    pub fn lock_files(&mut self) -> Result<(), JailError> {
+        let landlock = self.rules.restrict()?;
+        self.layers
+            .iter_mut()
+            .filter(|layer| layer.name == landlock.name)
+            .for_each(|layer| *layer = landlock.clone());
+        self.locked = true;
+        Ok(())
     }
 
     pub fn layers(&self) -> &[Layer] {
@@ -162,8 +181,11 @@ impl Jail {
             return Err(JailError::Orphaned);
         }
         limits::guest(confinement.file_bytes, confinement.data_bytes)?;
-        if let Some(scratch) = confinement.scratch {
-            self.rules.restrict_to(scratch)?;
+        match (confinement.phase, confinement.scratch) {
+            (Phase::Boot, _) => self.rules.restrict_boot()?,
+            (Phase::Instance, Some(scratch)) => self.rules.restrict_to(scratch)?,
+            (Phase::Instance, None) if !self.locked => drop(self.rules.restrict()?),
+            (Phase::Instance, None) => {}
         }
         match confinement.phase {
             Phase::Boot => self.boot.install()?,

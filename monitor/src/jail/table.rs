@@ -140,6 +140,9 @@ const READ: u64 = 2;
 const NOT_EXECUTABLE: Condition = bits(2, c(libc::PROT_EXEC), 0);
 const UNIX: Condition = int(0, c(libc::AF_UNIX));
 
+/// From <linux/kcmp.h>.
+const KCMP_FILE: u64 = 0;
+
 /// What a new thread shares: everything (`pthread_create`).
 const THREAD: u64 = c(libc::CLONE_VM
     | libc::CLONE_FS
@@ -254,6 +257,18 @@ pub const ROWS: &[Row] = &[
     any(libc::SYS_statx, ""),
     any(libc::SYS_fstatfs, ""),
     any(libc::SYS_readlinkat, ""),
+    row(
+        libc::SYS_readlink,
+        Phases::BOOT,
+        &[],
+        "the standard library's: what the descriptors of a snapshot are",
+    ),
+    row(
+        libc::SYS_kcmp,
+        Phases::BOOT,
+        &[int(2, KCMP_FILE)],
+        "which of them are one open file",
+    ),
     any(libc::SYS_getdents64, ""),
     any(libc::SYS_faccessat2, ""),
     any(libc::SYS_mkdirat, ""),

@@ -42,7 +42,9 @@ impl Tree {
                 write: &[&scratch],
                 list: &[Path::new("/proc")],
             };
-            act(&Jail::enter(&space, Mode::Enforce).unwrap());
+            let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
+            jail.lock_files().unwrap();
+            act(&jail);
         })
     }
 }
@@ -340,7 +342,8 @@ fn no_privilege_is_needed() {
             write: &[&scratch],
             list: &[Path::new("/proc")],
         };
-        let jail = Jail::enter(&space, Mode::Enforce).unwrap();
+        let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
+        jail.lock_files().unwrap();
         let own = tree.at("scratch/two");
         let ended = confined(
             &jail,
@@ -394,30 +397,76 @@ fn landlock_alone_refuses_ports_abstract_sockets_and_signals_to_others() {
 }
 
 #[test]
-fn a_child_whose_parent_is_gone_is_not_confined() {
+fn a_child_of_another_process_is_not_confined() {
     let tree = Tree::new();
     let child = tree.jailed(|jail| {
-        let stranger = Jail {
-            serve: jail.serve + 1,
-            ..jail_like(jail)
-        };
-        let ended = confined(jail, &INSTANCE, || {});
-        assert_eq!(ended, 0);
-        assert!(matches!(stranger.confine(&INSTANCE), Err(JailError::Orphaned)));
+        let between = Child::run(|| {
+            let orphan = Child::run(|| assert!(matches!(jail.confine(&INSTANCE), Err(JailError::Orphaned))));
+            assert!(orphan.exited_with(0));
+        });
+        assert!(between.exited_with(0));
     });
     assert!(child.exited_with(0), "{child:?}");
 }
 
-/// Another jail value with the same filters, for a test that changes one field.
-fn jail_like(jail: &Jail) -> Jail {
-    let compile = |phase| OwnFilter::compile(phase, Mode::Enforce).unwrap();
-    Jail {
-        layers: jail.layers.clone(),
-        rules: Rules::open(&Space::default()).unwrap(),
-        boot: compile(Phases::BOOT),
-        instance: compile(Phases::INSTANCE),
-        serve: jail.serve,
-    }
+#[test]
+fn a_boot_reads_what_proc_says_of_itself_alone() {
+    let tree = Tree::new();
+    let child = Child::run(|| {
+        let (root, scratch) = (tree.at("root"), tree.at("scratch"));
+        let space = Space {
+            read: &[&root],
+            write: &[&scratch],
+            list: &[Path::new("/proc")],
+        };
+        let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
+        let parent = std::process::id();
+        let ended = confined(
+            &jail,
+            &Confinement {
+                phase: Phase::Boot,
+                ..INSTANCE
+            },
+            || {
+                assert!(fs::read_to_string("/proc/self/maps").unwrap().contains("[heap]"));
+                assert!(
+                    fs::read_to_string("/proc/self/fdinfo/2")
+                        .unwrap()
+                        .contains("flags:")
+                );
+                fs::read_link("/proc/self/fd/2").unwrap();
+                assert!(fs::read_dir("/proc/self/fd").unwrap().count() > 2);
+                for file in ["maps", "environ", "cmdline"] {
+                    denied(fs::read(format!("/proc/{parent}/{file}")));
+                    denied(fs::read(format!("/proc/1/{file}")));
+                }
+                denied(fs::read("/etc/shadow"));
+                fs::write(tree.at("scratch/one/a"), "x").unwrap();
+            },
+        );
+        assert_eq!(ended, 0);
+        jail.lock_files().unwrap();
+        denied(fs::read("/proc/self/maps"));
+    });
+    assert!(child.exited_with(0), "{child:?}");
+}
+
+#[test]
+fn an_instance_is_never_without_landlock() {
+    let tree = Tree::new();
+    let child = Child::run(|| {
+        let root = tree.at("root");
+        let jail = Jail::enter(
+            &Space {
+                read: &[&root],
+                ..Space::default()
+            },
+            Mode::Enforce,
+        )
+        .unwrap();
+        assert_eq!(confined(&jail, &INSTANCE, || denied(fs::read("/etc/shadow"))), 0);
+    });
+    assert!(child.exited_with(0), "{child:?}");
 }
 
 #[test]
@@ -532,8 +581,9 @@ fn cost() {
             list: &[Path::new("/proc")],
         };
         let begun = Instant::now();
-        let jail = Jail::enter(&space, Mode::Enforce).unwrap();
-        println!("enter: {:?}", begun.elapsed());
+        let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
+        jail.lock_files().unwrap();
+        println!("enter and lock_files: {:?}", begun.elapsed());
         rounds("fork + exit + wait, jailed", &|| {
             Child::run(|| {});
         });
