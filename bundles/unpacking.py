@@ -28,7 +28,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ _POLL_SECONDS = 0.05  # how far a bomb gets between two looks at its bytes
 _COUNT_SECONDS = 0.25  # at least between two counts of the tree
 _COUNT_SHARE = 10  # and ten times as long as a count takes
 _MEMORY = 512 << 20  # bytes of data for umoci, which takes 25 MB for an ordinary image
-_LOG_TAIL = 4096
+_SAID = 65536  # bytes kept of what umoci says, and what a pipe holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,38 +172,46 @@ def _run(umoci: Umoci, work: Path, rootfs: Path, limits: Limits, inherit: Sequen
     command = [sys.executable, "-I", "-S", confined.__file__, str(os.getpid()), str(limits.bytes), str(_MEMORY), str(rootfs.parent)]
     command += [umoci.path, "raw", "unpack", *rootless, "--image", "view:image", str(rootfs.absolute())]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(work), "TMPDIR": str(work), "LC_ALL": "C"}
-    with tempfile.TemporaryFile(dir=work) as log:  # without a name: nothing that umoci does to the tree loses it
+    # What it says comes through a pipe: a file would say nothing about a full disk.
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    with os.fdopen(reader, "rb", buffering=0) as said_by, os.fdopen(writer, "wb", buffering=0) as said_to:
         process = subprocess.Popen(
             command,
             cwd=work,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=said_to,
+            stderr=said_to,
             start_new_session=True,
             pass_fds=tuple(inherit),
         )
         try:
-            _watch(process, rootfs, limits)
+            said_to.close()
+            said = _watch(process, said_by.fileno(), rootfs, limits)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        if process.returncode != 0:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL))
-            said = log.read().decode("utf-8", "replace").replace(str(rootfs.absolute()), "")
-            raise _explained(process.returncode, said, limits)
+    if process.returncode != 0:
+        raise _explained(process.returncode, said.decode("utf-8", "replace").replace(str(rootfs.absolute()), ""), limits)
 
 
-def _watch(process: subprocess.Popen[bytes], rootfs: Path, limits: Limits) -> None:
-    """Returns when the process has ended, raises LimitExceeded when it has to."""
+def _watch(process: subprocess.Popen[bytes], reader: int, rootfs: Path, limits: Limits) -> bytes:
+    """Returns the end of what the process said when it has ended; raises LimitExceeded when it has to be ended."""
     began = time.monotonic()
     count_at = began + _COUNT_SECONDS
-    descriptor = os.pidfd_open(process.pid)
+    said = b""
+    ended = os.pidfd_open(process.pid)
     try:
         poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        while not poll.poll(_POLL_SECONDS * 1000):
+        poll.register(ended, select.POLLIN)
+        poll.register(reader, select.POLLIN)
+        while ended not in (ready := dict(poll.poll(_POLL_SECONDS * 1000))):
+            if reader in ready:
+                said = said[-_SAID:] + _read(reader)
+                if not ready[reader] & select.POLLIN:
+                    poll.unregister(reader)  # it closed its end
             now = time.monotonic()
             if now - began > limits.seconds:
                 raise LimitExceeded(f"unpacking takes longer than {limits.seconds:g} s")
@@ -215,7 +222,16 @@ def _watch(process: subprocess.Popen[bytes], rootfs: Path, limits: Limits) -> No
                 done = time.monotonic()
                 count_at = done + max(_COUNT_SECONDS, _COUNT_SHARE * (done - now))
     finally:
-        os.close(descriptor)
+        os.close(ended)
+    return said[-_SAID:] + _read(reader)
+
+
+def _read(reader: int) -> bytes:
+    """What is in the pipe, without waiting."""
+    try:
+        return os.read(reader, _SAID)
+    except BlockingIOError:
+        return b""
 
 
 def _written(pid: int) -> int:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,11 @@ def layout(place: Path) -> Layout:
 @pytest.fixture
 def store(place: Path) -> RevisionStore:
     return RevisionStore(place / "bundles")
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Waits until `condition` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from bundles import Collected, Deployment, Digest, RevisionStore, StoreBusy, durable, read_image
+from tests.bundles.conftest import eventually
 from tests.bundles.images import Layer, build, directory, file
 
 FILES = 20
@@ -203,13 +204,6 @@ def gone(process: int) -> bool:
         return "(zombie)" in Path(f"/proc/{process}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-
-def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.002)
 
 
 def test_umoci_dies_with_the_process_that_started_it(store: RevisionStore) -> None:
