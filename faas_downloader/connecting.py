@@ -29,6 +29,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.connection import create_connection
 
 from faas_downloader.destinations import Destinations
 from faas_downloader.errors import BadAnswer, DownloadError, Interrupted, TooSlow, Unavailable
@@ -148,7 +149,8 @@ class Session(requests.Session):
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Asks, and follows. The body of an answer is left to be read only if it is the content that was asked for."""
         streamed = bool(options.get("stream"))
-        options |= {"stream": True, "allow_redirects": False, "timeout": (self._line.pace.connect, self._line.pace.stall)}
+        # The line's clock is the one that counts; the socket's own is for a read that the line cannot wake.
+        options |= {"stream": True, "allow_redirects": False, "timeout": (self._line.pace.connect, 2 * self._line.pace.stall + 1)}
         for _ in range(MAX_REDIRECTS + 1):
             login = str(request.headers.get("Authorization", "")).startswith("Basic ")
             self._destinations.check_url(request.url or "", login=login)
@@ -201,7 +203,7 @@ class Session(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
-    """Makes requests' connections on the line, and checks where each one ended up."""
+    """Makes requests' connections on the line, to addresses that were checked."""
 
     def __init__(self, line: Line, destinations: Destinations) -> None:
         self._line = line
@@ -215,11 +217,11 @@ class _Adapter(HTTPAdapter):
         # urllib3 makes connections by class, so what they must know is bound into classes of this adapter's own.
         class Plain(HTTPConnection):
             def _new_conn(self) -> socket.socket:
-                return _vetted(super()._new_conn(), self.host, line, destinations)
+                return _connect(self, line, destinations)
 
         class Encrypted(HTTPSConnection):
             def _new_conn(self) -> socket.socket:
-                return _vetted(super()._new_conn(), self.host, line, destinations)
+                return _connect(self, line, destinations)
 
         class PlainPool(HTTPConnectionPool):
             ConnectionCls = Plain
@@ -234,15 +236,22 @@ class _Adapter(HTTPAdapter):
             return super().send(request, *arguments, **options)
 
 
-def _vetted(connection: socket.socket, host: str, line: Line, destinations: Destinations) -> socket.socket:
-    """The connection, if it may be used; nothing was sent on it yet."""
-    try:
-        destinations.check_address(host, ipaddress.ip_address(connection.getpeername()[0].partition("%")[0]))
-        line.add(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _connect(connection: HTTPConnection, line: Line, destinations: Destinations) -> socket.socket:
+    """A connection to the host, if it may be had. The addresses that were checked are those that are connected to."""
+    found = socket.getaddrinfo(connection.host.strip("[]"), connection.port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    for address in addresses:
+        destinations.check_address(connection.host, ipaddress.ip_address(address.partition("%")[0]))
+    failure: OSError | None = None
+    for address in addresses:
+        try:
+            made = create_connection((address, connection.port), connection.timeout, socket_options=connection.socket_options)
+        except OSError as error:
+            failure = error
+            continue
+        line.add(made)
+        return made
+    raise failure or OSError(f"{connection.host} has no address")
 
 
 @contextmanager

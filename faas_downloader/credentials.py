@@ -31,7 +31,7 @@ def login_for(registry: str, config: Path | None) -> Login | None:
     """The login for a registry (`host` or `host:port`), None where the file has none for it. Raises BadConfig."""
     if config is None:
         return None
-    auths = _read(config).get("auths") or {}
+    auths = _read(config).get("auths", {})
     if not isinstance(auths, dict):
         raise BadConfig(f"{config}: auths: must be an object of registries")
     for key, entry in auths.items():

@@ -14,8 +14,8 @@
 | to the realm of a token login | on the registry's host, beneath its parent domain (for `a.example.org`, `example.org`), on trusted hosts |
 | by plain HTTP | only to a host that may be spoken to by plain HTTP at all |
 
-Layer `urls` are not read at all: a layer comes from the registry or the image is refused. Addresses are checked as text in a URL, and again
-as the address that a connection was really made to, before anything is sent: a name cannot be turned to another address in between.
+Layer `urls` are not read at all: a layer comes from the registry or the image is refused. A name is resolved once, every address that it
+has is checked, and the connection is made to one of these: the name cannot be turned to another address in between.
 """
 
 from __future__ import annotations

@@ -2,11 +2,10 @@
 
     DATA/resources/<namespace>/<plural>/<name>.yaml    what the author wants; edited by people, or replaced by `apply`
     DATA/status/<namespace>/<plural>/<name>.yaml       the record (`records.py`); written here alone
-    DATA/status/.lock                                  held while a record is read, changed and replaced
 
-Any number of processes may use one tree. Files are replaced by rename, so readers need no lock; whoever changes a record holds the lock
-from its read to its write. A file changed by hand may be seen half-written: a change is believed only once the file has been quiet for
-`SETTLE` seconds. What `apply` writes needs no such wait, because it brings the record along.
+Any number of processes may use one tree. Files are replaced by rename, so readers need no lock; whoever changes a record holds the lock of
+DATA/status from its read to its write. A file changed by hand may be seen half-written: a change is believed only once the file has been
+quiet for `SETTLE` seconds. What `apply` writes needs no such wait, because it brings the record along.
 """
 
 from __future__ import annotations
@@ -163,7 +162,8 @@ class Tree:
     # Files
 
     def _locked(self) -> AbstractContextManager[int]:
-        return locked(self.records / ".lock")
+        durable.make_directory(self.records, 0o755)
+        return locked(self.records)
 
     def _path(self, root: Path, kind: type[R], key: Key) -> Path:
         try:

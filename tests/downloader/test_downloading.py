@@ -11,7 +11,7 @@ import pytest
 
 from bundles.digests import Digest
 from faas_resources import Truth
-from tests.downloader.conftest import Node, Start, is_published, reasons
+from tests.downloader.conftest import Node, Start, is_published, reasons, running_downloader
 from tests.support.images import digest_of, index_of, tiny_image, write_layout
 from tests.support.registry import Registry, running_registry, write_login
 
@@ -231,7 +231,6 @@ async def test_deleted_resource_goes_and_comes_back(node: Node, registry: Regist
 
 
 async def test_manifest_removed_while_nobody_ran_is_unpublished_at_the_start(node: Node, registry: Registry, start: Start) -> None:
-    from tests.downloader.conftest import running_downloader
 
     reference = registry.push(tiny_image({"app": b"orphan"}), "orphan")
     async with running_downloader(node):

@@ -245,7 +245,7 @@ async def test_directory_that_cannot_be_written_is_a_failure_of_the_store(store:
 async def test_nothing_but_manifests_and_records_is_left(store: DirectoryStore, image: Make, tmp_path: Path) -> None:
     await store.apply(image())
     await store.patch_status(Image, "default", "hello", ready())
-    assert files_below(tmp_path) == ["resources/default/images/hello.yaml", "status/.lock", "status/default/images/hello.yaml"]
+    assert files_below(tmp_path) == ["resources/default/images/hello.yaml", "status/default/images/hello.yaml"]
     assert yaml.safe_load(file_of(tmp_path).read_text()) == image().manifest()
 
 
