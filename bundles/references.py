@@ -107,6 +107,10 @@ class Reference:
         rest = text.removeprefix("docker://")
         rest, at, digest_text = rest.partition("@")
         digest: Digest | None = None
+        if "/" in digest_text:  # the text before the @ is not shown
+            raise ReferenceError_(
+                f"{_shown('…@' + digest_text)} is not an image reference: credentials belong into the registry configuration file"
+            )
         if at:
             try:
                 digest = Digest(digest_text)

@@ -17,6 +17,7 @@ The result is complete and durable, or absent. Giving it its final name is the c
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
@@ -80,7 +81,7 @@ class Umoci:
     @property
     def reads_zstd(self) -> bool:
         numbers = re.match(r"(\d+)\.(\d+)", self.version)
-        return bool(numbers) and (int(numbers[1]), int(numbers[2])) >= ZSTD_SINCE if numbers else False
+        return numbers is not None and (int(numbers[1]), int(numbers[2])) >= ZSTD_SINCE
 
 
 @functools.cache
@@ -246,8 +247,8 @@ def _written(pid: int) -> int:
 def _count(rootfs: Path, limits: Limits) -> None:
     """Raises LimitExceeded when the tree, which is still being written, is over a limit."""
     size = 0
-    for entries, (entry, status) in enumerate(_walk(rootfs, changing=True), 1):
-        size += status.st_size if entry.is_file(follow_symlinks=False) else 0
+    for entries, (_, status) in enumerate(_walk(rootfs, changing=True), 1):
+        size += _size(status)
         if entries > limits.files:
             raise _too_many_files(limits)
         if size > limits.bytes:
@@ -271,12 +272,12 @@ def _settle(rootfs: Path, limits: Limits) -> None:
         if stat.S_ISLNK(mode):
             continue
         if stat.S_ISREG(mode):
-            size += status.st_size
+            size += _size(status)
             wanted = stat.S_IMODE(mode) & ~(stat.S_ISUID | stat.S_ISGID) | (0 if privileged else 0o400)
             if wanted != stat.S_IMODE(mode):
                 os.chmod(entry.path, wanted)
-            if privileged and "security.capability" in os.listxattr(entry.path, follow_symlinks=False):
-                os.removexattr(entry.path, "security.capability", follow_symlinks=False)
+            if privileged:
+                _drop_capabilities(entry.path)
         elif stat.S_ISDIR(mode):
             if not privileged and mode & 0o700 != 0o700:
                 os.chmod(entry.path, stat.S_IMODE(mode) | 0o700)
@@ -287,6 +288,20 @@ def _settle(rootfs: Path, limits: Limits) -> None:
             raise _too_many_files(limits)
         if size > limits.bytes:
             raise _too_many_bytes(limits)
+
+
+def _size(status: os.stat_result) -> int:
+    """What an entry adds to the total: a file with several names is spread over them."""
+    return status.st_size // status.st_nlink if stat.S_ISREG(status.st_mode) else 0
+
+
+def _drop_capabilities(path: str) -> None:
+    try:
+        if "security.capability" in os.listxattr(path, follow_symlinks=False):
+            os.removexattr(path, "security.capability", follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:  # a file system without attributes has no capabilities either
+            raise
 
 
 def _walk(rootfs: Path, *, changing: bool) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
@@ -316,11 +331,17 @@ def _walk(rootfs: Path, *, changing: bool) -> Iterator[tuple[os.DirEntry[str], o
 def _explained(code: int, said: str, limits: Limits) -> UnpackError | StorageFull:
     """The error for an umoci that failed, from the end of what it said."""
     lines = [line.strip(" •⨯") for line in re.sub(r"\x1b\[[0-9;]*m", "", said).splitlines() if line.strip()]
-    last = lines[-1][:1000] if lines else f"it said nothing and ended with {code}"
+    last = lines[-1][:1000] if lines else f"nothing (exit status {code})"
     if "no space left on device" in last or "disk quota exceeded" in last:
         return StorageFull(f"unpacking: {last!r}; make room (space, inodes or quota) on the volume of the data directory")
-    if code == -signal.SIGXFSZ or "file too large" in last:
+    if "file too large" in last:
         return _too_many_bytes(limits)
+    if any(line.startswith(("fatal error: runtime: out of memory", "runtime: out of memory")) for line in lines):
+        return LimitExceeded(f"umoci needs more than {_MEMORY >> 20} MiB of memory for this image; make it of fewer files or layers")
+    if code < 0:
+        return UnpackError(
+            f"umoci was killed by signal {-code} while unpacking; if this happens again, look into the kernel's log for the reason"
+        )
     return UnpackError(f"umoci refused the image: {last!r}")
 
 

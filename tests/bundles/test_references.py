@@ -94,8 +94,9 @@ def test_a_relative_directory_is_taken_from_the_base() -> None:
         ("host.example:0/hello", "not a host or host:port"),
         ("host.example:65536/hello", "not a host or host:port"),
         ("host.example:x/hello", "not a host or host:port"),
-        ("user:password@host.example/hello", "not a digest"),
-        ("host.example/hello@sha256:../../x", "not a digest"),
+        ("user:password@host.example/hello", "credentials belong into the registry configuration file"),
+        ("host.example/hello@sha256:../../x", "credentials belong"),
+        ("host.example/hello@sha256:..", "not a digest"),
         ("host.example/hello@md5:" + "a" * 32, "not a digest"),
         ("host.example/hello@", "not a digest"),
         (f"host.example/hello@{D}@{D}", "not a digest"),
@@ -113,6 +114,7 @@ def test_refused(text: str, advice: str) -> None:
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < 600
+    assert "password" not in message
 
 
 @pytest.mark.parametrize("text", ["oci:", "oci::tag", "oci:/x:", "oci:/x:a/b", "oci:/x:--y", "oci:/x:y:z"])

@@ -127,7 +127,7 @@ def test_umoci_sees_and_changes_nothing_of_this_process(layout: Layout, place: P
     spy.write_text(SPY.format(python=sys.executable, outside=str(place / "outside"), descriptor=write))
     spy.chmod(0o755)
     try:
-        with pytest.raises(UnpackError, match="said nothing and ended with 1"):
+        with pytest.raises(UnpackError, match="nothing \\(exit status 1\\)"):
             unpack(layout, build(layout), place / "target", umoci=Umoci(str(spy), "0.4.7"), inherit=(write,))
         report = json.loads(os.read(read, 65536))
     finally:
@@ -301,6 +301,29 @@ def test_a_target_that_is_there_is_left_alone(layout: Layout, place: Path) -> No
     assert (place / "target/mine").exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "error", "reason"),
+    [
+        ("kill -KILL $$", UnpackError, "umoci was killed by signal 9"),
+        (
+            "echo 'fatal error: runtime: out of memory'; echo; echo 'goroutine 1 [running]:'; exit 2",
+            LimitExceeded,
+            "more than 512 MiB of memory",
+        ),
+        ("exit 3", UnpackError, "nothing (exit status 3)"),
+        ("yes x | head -c 10000000; echo last words >&2; exit 1", UnpackError, "refused the image: 'last words'"),
+        ("mkdir ../rootfs; exec >&- 2>&-; exit 1", UnpackError, "nothing (exit status 1)"),
+        ("exit 0", UnpackError, "left no root directory"),
+        ("ln -s / ../rootfs", UnpackError, "left no root directory"),
+    ],
+)
+def test_whatever_becomes_of_umoci_is_told(layout: Layout, place: Path, script: str, error: type[Exception], reason: str) -> None:
+    program = place / "umoci"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    refused(layout, build(layout), place, error, reason, umoci=Umoci(str(program), "0.4.7"))
+
+
 # Limits
 
 
@@ -317,6 +340,11 @@ def test_an_image_just_within_its_limits_is_unpacked(layout: Layout, place: Path
     # umoci itself writes a few lines to its log, and the kernel counts them too
     rootfs = unpack(layout, image, place / "target", limits=Limits(bytes=100_000, files=3, seconds=60))
     assert names(rootfs) == ["a", "b", "c"]
+
+
+def test_many_names_of_one_file_count_once(layout: Layout, place: Path) -> None:
+    image = build(layout, [file("a", bytes(60_000)), *(hardlink(f"link-{number}", "a") for number in range(9))])
+    unpack(layout, image, place / "target", limits=Limits(bytes=100_000))
 
 
 def test_exact_totals_count_afterwards(layout: Layout, place: Path) -> None:
