@@ -122,14 +122,14 @@ async def run(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     store = DirectoryStore(settings.data)
     revisions = RevisionStore(settings.data / "bundles")
-    async with AsyncExitStack() as stack:
-        await _own(revisions, settings, stack)
-        try:
-            umoci = await asyncio.to_thread(find_umoci)
-            log.info("starting", data=str(settings.data), umoci=umoci.version)
-        except UmociMissing as error:
-            log.error("nothing can be unpacked until this is mended", reason=str(error))
-        with suppress(asyncio.CancelledError):
+    with suppress(asyncio.CancelledError):
+        async with AsyncExitStack() as stack:
+            await _own(revisions, settings, stack)
+            try:
+                umoci = await asyncio.to_thread(find_umoci)
+                log.info("starting", data=str(settings.data), umoci=umoci.version)
+            except UmociMissing as error:
+                log.error("nothing can be unpacked until this is mended", reason=str(error))
             await Downloader(store, revisions, settings).run()
     log.info("stopped")
 

@@ -172,9 +172,8 @@ class Reconciler:
                 future.exception()  # seen; what it was no longer matters
             raise
 
-    def _look_again(self, reference: Reference) -> float | None:
-        if reference.pinned:
-            return None
+    def _look_again(self, reference: Reference) -> float:
+        """A reference with a digest asks nobody: the look is at the disk, whence somebody may have taken what was published."""
         settings = self._settings
         return _jittered(settings.local_poll_interval if reference.kind == "local" else settings.poll_interval)
 

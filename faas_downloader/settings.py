@@ -63,7 +63,10 @@ class Settings(BaseSettings):
     ] = 1024
     pull_timeout: Annotated[PositiveFloat, Field(description="Seconds for all of one image. 1800: 5 GB at 3 MB/s.")] = 1800
     poll_interval: Annotated[
-        PositiveFloat, Field(description="Seconds between looks at whether a tag has moved (a digest never does). 60: one small request.")
+        PositiveFloat,
+        Field(
+            description="Seconds between looks at whether a tag has moved. 60: one small request. (A digest never moves; nobody is asked.)"
+        ),
     ] = 60
     local_poll_interval: Annotated[
         PositiveFloat, Field(description="The same for local layouts (oci:DIR), where a look is one small file.")

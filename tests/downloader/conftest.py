@@ -63,8 +63,9 @@ class Node:
                             return event.resource
                 finally:
                     await events.aclose()  # type: ignore[attr-defined]  # every generator has it, the port's iterator need not
-        except TimeoutError:
-            pytest.fail(f"still not as wanted after {seconds} s: {last.status.model_dump_json(indent=1) if last else 'no such resource'}")
+        except TimeoutError as error:
+            shown = last.status.model_dump_json(indent=1) if last else "no such resource"
+            raise AssertionError(f"still not as wanted after {seconds} s: {shown}") from error
         raise AssertionError("a watch never ends")
 
     async def published(self, image: Image, seconds: float = 30) -> Bundle:

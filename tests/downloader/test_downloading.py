@@ -105,12 +105,24 @@ async def test_digest_is_asked_for_once(node: Node, start: Start, tmp_path: Path
     with running_registry(tmp_path / "registry") as registry:
         registry.push(made, "pinned")
         reference = f"docker://{registry.address}/pinned@{made.digest}"
-        downloader = await start()
+        await start(poll_interval=0.05)
         bundle = await node.published(await node.apply(reference))
-    # The registry is gone, which nobody notices: not for the status, not after a change that needs no other image.
-    await node.eventually(lambda: downloader._queues.workers == 0)
-    assert is_published(await node.store.get(type(await node.until(is_published)), "default", "hello"))
+    # The registry is gone, and nobody notices.
+    with pytest.raises(AssertionError, match="still not as wanted"):
+        await node.until(lambda found: not is_published(found), seconds=1)
     assert node.current() == bundle
+
+
+async def test_what_somebody_took_from_the_disk_is_published_again(node: Node, registry: Registry, start: Start) -> None:
+    made = tiny_image({"app": b"taken"})
+    registry.push(made, "taken")
+    await start()
+    bundle = await node.published(await node.apply(f"docker://{registry.address}/taken@{made.digest}"))
+    shutil.rmtree(bundle.path.parent)
+    await node.eventually(lambda: node.current() == bundle)
+    shutil.rmtree(bundle.rootfs)
+    await node.eventually(lambda: bundle.rootfs.is_dir() and node.current() == bundle)
+    assert (bundle.rootfs / "app").read_bytes() == b"taken"
 
 
 async def test_changed_spec_makes_a_new_revision_of_the_same_image(node: Node, registry: Registry, start: Start) -> None:

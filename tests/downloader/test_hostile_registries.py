@@ -241,6 +241,12 @@ async def test_bad_manifest_is_refused(node: Node, bad: Hostile, start: Start, d
     assert not any(asked.path.startswith(BLOBS) for asked in bad.asked)
 
 
+async def test_endless_manifest_is_refused(node: Node, bad: Hostile, start: Start) -> None:
+    bad.answers[MANIFESTS] = flooding(OK + b"Content-Type: application/vnd.oci.image.manifest.v1+json\r\n\r\n")
+    await start(retry_attempts=0, retry_steady=1000)
+    await refused(node, bad, "BadImage", "manifest: more than 4194304 bytes")
+
+
 async def test_layer_is_never_asked_for_where_its_urls_say(node: Node, bad: Hostile, start: Start) -> None:
     async with hostile_registry(IMAGE) as elsewhere:
         layer = {**_layer, "urls": [f"http://{elsewhere.address}/v2/bad/blobs/{_layer['digest']}"]}

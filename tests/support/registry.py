@@ -8,12 +8,11 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.images import TinyImage, push
 
@@ -45,18 +44,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_registry(directory: Path, login: tuple[str, str] | None = None) -> Iterator[Registry]:
-    """Runs a registry, with basic auth if a login is given, until the block ends."""
+def running_registry(directory: Path, login: tuple[str, str] | None = None, tls: tuple[Path, Path] | None = None) -> Iterator[Registry]:
+    """Runs a registry until the block ends: with basic auth if a login is given, by TLS if a certificate and its key are."""
     directory.mkdir(parents=True, exist_ok=True)
     storage = directory / "storage"
     for _ in range(5):  # somebody else may take the port that was free
         address = f"127.0.0.1:{free_port()}"
-        config = {
+        config: dict[str, Any] = {
             "version": "0.1",
             "log": {"level": "error"},
             "storage": {"filesystem": {"rootdirectory": str(storage)}, "delete": {"enabled": True}},
             "http": {"addr": address},
         }
+        if tls:
+            config["http"] = {"addr": address, "tls": {"certificate": str(tls[0]), "key": str(tls[1])}}
         if login:
             passwords = directory / "htpasswd"
             subprocess.run(["htpasswd", "-Bbc", str(passwords), *login], check=True, capture_output=True)
@@ -68,7 +69,7 @@ def running_registry(directory: Path, login: tuple[str, str] | None = None) -> I
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory)
         log.close()
         try:
-            if _answers(process, address):
+            if _listens(process, address):
                 yield Registry(address, storage, login)
                 return
         finally:
@@ -77,16 +78,16 @@ def running_registry(directory: Path, login: tuple[str, str] | None = None) -> I
     raise RuntimeError(f"docker-registry does not start: {(directory / 'log').read_text()[-1000:]}")
 
 
-def _answers(process: subprocess.Popen[bytes], address: str) -> bool:
+def _listens(process: subprocess.Popen[bytes], address: str) -> bool:
+    host, _, port = address.partition(":")
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://{address}/v2/", timeout=1):
-                return True
-        except urllib.error.HTTPError as error:
-            return error.code == 401
+            socket.create_connection((host, int(port)), timeout=1).close()
         except OSError:
             time.sleep(0.02)
+        else:
+            return process.poll() is None
     return False
 
 
