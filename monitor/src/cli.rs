@@ -15,7 +15,7 @@ mayfly-monitor runs programs in KVM virtual machines without a guest kernel.
 Usage:
   mayfly-monitor run [--rootfs DIR] [--memory BYTES] [--trace] [--] PROGRAM [ARGS…]
   mayfly-monitor serve --bundle DIR --socket PATH [--pool N] [--instances M] [--ready-timeout MS] [--log-limit BYTES]
-                       [--output-limit BYTES] [--scratch DIR]
+                       [--output-limit BYTES] [--scratch DIR] [--device PATH]
   mayfly-monitor syscalls [--json]
   mayfly-monitor --version | --help
 
@@ -122,7 +122,7 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
         log_limit: 1 << 20,
         output_limit: 16 << 20,
         device: "/dev/kvm".to_owned(),
-        scratch: std::env::temp_dir(),
+        scratch: PathBuf::new(),
     };
     while let Some(argument) = parser.next()? {
         match argument {
@@ -140,6 +140,9 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
     }
     options.bundle = bundle.ok_or_else(|| missing("--bundle"))?;
     options.socket = socket.ok_or_else(|| missing("--socket"))?;
+    if options.scratch.as_os_str().is_empty() {
+        options.scratch = options.socket.with_extension("scratch");
+    }
     Ok(ExitCode::from(u8::try_from(serve::serve(options)).unwrap_or(1)))
 }
 

@@ -19,6 +19,9 @@ use crate::vm::vcpu::{Exit, Extended, Registers, Vcpu};
 /// `syscall` is two bytes: going back by them makes the call again.
 const SYSCALL_LENGTH: u64 = 2;
 
+/// siginfo: the kernel sent it, and has no address for it.
+const SI_KERNEL: i32 = 0x80;
+
 /// What a handler wants beyond a value in rax.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
@@ -146,13 +149,9 @@ impl Task {
             let exit = self.vcpu.run();
             self.process.ledger.exits.fetch_add(1, Ordering::Relaxed);
             match exit {
-                Exit::Port(SYSCALL_PORT) => self.system_call(),
-                Exit::Port(port) if (EXCEPTION_PORT..EXCEPTION_PORT + 32).contains(&port) => {
-                    self.exception(u64::from(port - EXCEPTION_PORT));
-                }
+                Exit::Port(port) => self.port(port),
                 Exit::Interrupted => self.interrupted(),
                 Exit::Fault => self.host_fault(),
-                Exit::Port(port) => self.fatal(&format!("the guest used I/O port {port:#x}")),
                 Exit::Other(what) => {
                     let rip = self.vcpu.registers().rip;
                     self.fatal(&format!("the virtual machine stopped: {what}, at {rip:#x}"));
@@ -165,6 +164,20 @@ impl Task {
     }
 
     // ------------------------------------------------------------------ exits
+
+    fn port(&mut self, port: u16) {
+        let stub = low::in_stub(self.vcpu.registers().rip).is_some();
+        if stub && port == SYSCALL_PORT {
+            self.system_call();
+        } else if stub && (EXCEPTION_PORT..EXCEPTION_PORT + 32).contains(&port) {
+            self.exception(u64::from(port - EXCEPTION_PORT));
+        } else {
+            // Ring 3 of nested KVM may reach ports; of a machine it would get a general protection fault.
+            self.registers = self.vcpu.registers();
+            self.force(libc::SIGSEGV, SI_KERNEL, 0, Trap { number: 13, ..Trap::default() });
+            self.vcpu.set_registers(self.registers);
+        }
+    }
 
     fn system_call(&mut self) {
         let raw = self.vcpu.registers();
@@ -286,7 +299,6 @@ impl Task {
 
     /// The signal that Linux sends for an exception of the CPU.
     fn raise(&mut self, vector: u64, error: u64) {
-        const SI_KERNEL: i32 = 0x80;
         let rip = self.registers.rip;
         let trap = Trap { number: vector, error, address: 0 };
         match vector {

@@ -7,8 +7,6 @@
 //! A buffer becomes *pieces* (host ranges): today always one, but nothing outside this module relies on that, because a clone may
 //! keep its written pages apart from the image.
 
-use std::sync::atomic::AtomicU32;
-
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::errno::Errno;
@@ -138,11 +136,14 @@ pub fn read_path(address: u64) -> Result<std::ffi::CString, Errno> {
 pub fn read_strings(address: u64, limit: usize) -> Result<Vec<std::ffi::CString>, Errno> {
     let mut strings = Vec::new();
     let mut total = 0;
+    if address == 0 {
+        return Ok(strings);
+    }
     let mut at = address;
-    while address != 0 {
+    loop {
         let pointer: u64 = read(at)?;
         if pointer == 0 {
-            break;
+            return Ok(strings);
         }
         let string = read_string(pointer, 128 << 10, Errno(libc::E2BIG))?;
         total += string.as_bytes_with_nul().len() + 8;
@@ -150,9 +151,8 @@ pub fn read_strings(address: u64, limit: usize) -> Result<Vec<std::ffi::CString>
             return Err(Errno(libc::E2BIG));
         }
         strings.push(string);
-        at += 8;
+        at = at.checked_add(8).ok_or(Errno::FAULT)?;
     }
-    Ok(strings)
 }
 
 /// A buffer as host ranges. The host kernel checks each page when it uses them.
@@ -193,7 +193,6 @@ pub fn word(address: u64) -> Result<u64, Errno> {
 /// Compares and exchanges a word atomically; gives the previous value.
 pub fn compare_exchange(address: u64, old: u32, new: u32) -> Result<u32, Errno> {
     let host = word(address)? as *mut u32;
-    debug_assert!(host.is_aligned_to_word());
     // SAFETY: aligned and inside the window by `word`; a fault gives None.
     unsafe { host::compare_exchange(host, old, new) }.ok_or(Errno::FAULT)
 }
@@ -202,14 +201,4 @@ pub fn compare_exchange(address: u64, old: u32, new: u32) -> Result<u32, Errno> 
 pub fn probe(address: u64) -> bool {
     let mut byte = [0u8];
     read_bytes(address, &mut byte).is_ok()
-}
-
-trait AlignedToWord {
-    fn is_aligned_to_word(self) -> bool;
-}
-
-impl AlignedToWord for *mut u32 {
-    fn is_aligned_to_word(self) -> bool {
-        (self as usize).is_multiple_of(align_of::<AtomicU32>())
-    }
 }

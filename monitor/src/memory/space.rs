@@ -157,7 +157,7 @@ impl Space {
         let wanted = format!("{:x}-", HOST_BASE + start);
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
         let line = maps.lines().find(|line| line.starts_with(&wanted));
-        line.and_then(|line| line.find('/').map(|at| line[at..].as_bytes().to_vec())).unwrap_or_default()
+        line.and_then(|line| line.find('/').map(|at| line.as_bytes()[at..].to_vec())).unwrap_or_default()
     }
 
     /// Parts of mappings inside `start..end`, as (start, end, mapping).

@@ -171,7 +171,7 @@ fn run_program(world: World, setup: Setup, launch: &Launch, streams: Streams, id
         process.ready.pass();
         await_call(&process, &setup, &remaining, pipes, id);
     } else {
-        crate::signals::host::keep_stoppable();
+        host::keep_stoppable();
         process.set_plan(Box::new(move |process, _| await_call(process, &setup, &remaining, pipes, id)));
     }
     task.run();

@@ -44,7 +44,7 @@ pub struct Options {
     pub log_limit: u64,
     pub output_limit: usize,
     pub device: String,
-    /// Where private directories of instances are made.
+    /// Where private directories of instances are made; this process's own, emptied when it starts.
     pub scratch: PathBuf,
 }
 
@@ -94,6 +94,7 @@ impl World {
         let bundle = Bundle::read(&options.bundle)?;
         let device = Arc::new(Device::open(&options.device)?);
         let listener = listen(&options.socket)?;
+        empty_directory(&options.scratch)?;
         let ready = Arc::new(Ready::new(Some(bundle.function.contract)));
         let kontain = Arc::new(kontain::Files::new(ready.clone()));
         let files = namespace(&bundle, &options.scratch, &kontain)?;
@@ -101,6 +102,17 @@ impl World {
         let state = crate::snapshot::image::create_empty(c"mayfly-state").map_err(host_error("snapshot state"))?;
         Ok(Self { options, bundle, device, listener, files, ready, kontain, image, state })
     }
+}
+
+/// Makes the directory, without what a killed predecessor left in it.
+fn empty_directory(path: &Path) -> Result<(), ServeError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let problem = |error: std::io::Error| host_error(path.display().to_string())(error.into());
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(problem(error)),
+        _ => {}
+    }
+    std::fs::DirBuilder::new().mode(0o700).create(path).map_err(problem)
 }
 
 /// The guest's tree: the image read-only, private /tmp, /dev/shm and /var/tmp, a /proc, /sys and /dev of its own.

@@ -235,6 +235,14 @@ fn watch(epoll: &Epoll, fd: i32, source: Source, events: EventSet) -> Result<(),
         .map_err(|error| stop("epoll")(error.into()))
 }
 
+/// Ends the reports about a descriptor, whoever else holds it.
+fn unwatch(epoll: &Epoll, fd: Option<&OwnedFd>) {
+    if let Some(fd) = fd {
+        // ENOENT: it was not watched any more.
+        let _ = epoll.ctl(ControlOperation::Delete, fd.as_raw_fd(), EpollEvent::default());
+    }
+}
+
 /// SIGCHLD and SIGTERM as a descriptor; the masks of children are set by what runs in them.
 fn signal_descriptor() -> Result<OwnedFd, Errno> {
     let mask: u64 = 1 << (libc::SIGCHLD - 1) | 1 << (libc::SIGTERM - 1) | 1 << (libc::SIGINT - 1);
@@ -466,11 +474,7 @@ impl Parent {
                 Received::Nothing => return Ok(()),
                 Received::Closed => {
                     // SIGCHLD tells the rest.
-                    let _ = self.epoll.ctl(
-                        ControlOperation::Delete,
-                        child.channel.as_raw_fd(),
-                        EpollEvent::default(),
-                    );
+                    unwatch(&self.epoll, Some(&child.channel));
                     return Ok(());
                 }
                 Received::Nonsense => child.kill(Cause::Internal),
@@ -501,12 +505,10 @@ impl Parent {
     /// The caller closed the connection: it has the whole response, or has given up.
     fn caller_gone(&mut self, number: u32) {
         let Some(child) = self.children.get_mut(&number) else { return };
-        let answered = child.ledger.bytes_out.load(std::sync::atomic::Ordering::Relaxed) > 0;
-        let cause = if answered { Cause::Closed } else { Cause::Abandoned };
-        child.doom = Some((Instant::now() + GRACE, cause));
-        if let Some(call) = &mut child.call {
-            call.connection = None;
-        }
+        // The instance holds the connection too, so closing our copy would not end the reports.
+        let gone = child.call.as_mut().and_then(|call| call.connection.take());
+        unwatch(&self.epoll, gone.as_ref());
+        child.doom = Some((Instant::now() + GRACE, Cause::Abandoned));
     }
 
     fn log(&mut self, number: u32, stream: Stream, control: &mut ControlStream<'_>) -> Result<(), Stop> {
@@ -521,7 +523,10 @@ impl Parent {
         let length = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) };
         let mut lines = Vec::new();
         match usize::try_from(length) {
-            Ok(0) => *end = None,
+            Ok(0) => {
+                unwatch(&self.epoll, end.as_ref());
+                *end = None;
+            }
             Ok(length) => child.lines.feed(stream, &buffer[..length], &mut lines),
             Err(_) => {}
         }
@@ -626,6 +631,11 @@ impl Parent {
             self.drain_log(number, stream, control)?;
         }
         let Some(mut child) = self.children.remove(&number) else { return Ok(()) };
+        // A sibling that was forked just now may still hold copies.
+        let connection = child.call.as_ref().and_then(|call| call.connection.as_ref());
+        for fd in [Some(&child.channel), child.stdout.as_ref(), child.stderr.as_ref(), connection] {
+            unwatch(&self.epoll, fd);
+        }
         let mut lines = Vec::new();
         child.lines.finish(&mut lines);
         send_lines(control, &child, &lines)?;
@@ -837,6 +847,8 @@ fn receipt(child: &Child, status: i32, usage: &libc::rusage) -> Receipt {
     let (cause, code) = match (child.killed, noted) {
         // What the instance noted happened before it was killed.
         (_, Some((cause, code))) if cause != Cause::Abandoned || child.killed.is_none() => (cause, code),
+        // The caller had an answer and closed; the program did not.
+        (Some(Cause::Abandoned), _) if child.ledger.bytes_out.load(Relaxed) > 0 => (Cause::Closed, None),
         (Some(cause), _) => (cause, None),
         (None, _) if libc::WIFSIGNALED(status) => (Cause::Signal, Some(libc::WTERMSIG(status))),
         (None, _) => (Cause::Internal, Some(libc::WEXITSTATUS(status))),

@@ -220,11 +220,16 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
 /// A fault of the monitor itself: say where, and end.
 fn crash(signal: i32, ip: u64) -> ! {
     let mut line = *b"mayfly-monitor: fault of the monitor itself, signal 00 at 0000000000000000\n";
-    let digits = b"0123456789abcdef";
-    line[52] = digits[(signal / 10 % 10) as usize & 15];
-    line[53] = digits[(signal % 10) as usize & 15];
-    for place in 0..16 {
-        line[58 + place] = digits[(ip >> (60 - 4 * place)) as usize & 15];
+    // Formatting allocates nothing here: digits are put in their places.
+    let digit = |value: u64| {
+        let [nibble, ..] = (value & 15).to_le_bytes();
+        if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
+    };
+    let signal = u64::from(signal.unsigned_abs());
+    line[52] = digit(signal / 10 % 10);
+    line[53] = digit(signal % 10);
+    for (place, byte) in line[58..74].iter_mut().enumerate() {
+        *byte = digit(ip >> (60 - 4 * place));
     }
     // SAFETY: writes a local buffer, then ends; both are async-signal-safe.
     unsafe {

@@ -223,7 +223,7 @@ impl PageTables {
 impl Drop for PageTables {
     fn drop(&mut self) {
         // SAFETY: the mapping made by `new`, which nothing refers to any more.
-        unsafe { libc::munmap(self.frames.cast(), TABLES_MAX as usize) };
+        unsafe { libc::munmap(self.frames.cast(), index(TABLES_MAX, 1)) };
     }
 }
 

@@ -125,7 +125,7 @@ impl Vcpu {
     /// Runs the guest until it leaves.
     pub fn run(&mut self) -> Exit {
         match self.fd.run() {
-            Ok(VcpuExit::IoOut(port, _)) => Exit::Port(port),
+            Ok(VcpuExit::IoOut(port, _) | VcpuExit::IoIn(port, _)) => Exit::Port(port),
             Ok(other) => Exit::Other(format!("{other:?}")),
             Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => Exit::Interrupted,
             Err(error) if error.errno() == libc::EFAULT => Exit::Fault,

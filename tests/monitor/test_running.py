@@ -1,0 +1,100 @@
+"""`mayfly-monitor run`: programs behave as they do natively."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+
+def outcome(command: Sequence[str | Path], *, stdin: bytes = b"", cwd: Path | None = None) -> tuple[int, bytes, bytes]:
+    finished = subprocess.run([str(word) for word in command], input=stdin, capture_output=True, cwd=cwd, timeout=60, check=False)
+    return finished.returncode, finished.stdout, finished.stderr
+
+
+@pytest.mark.parametrize("flags", [("-static", "-O1", "-pthread"), ("-O1", "-pthread"), ("-static-pie", "-O1", "-pthread")])
+def test_signals_and_threads_are_as_natively(monitor: Path, program: Callable[..., Path], flags: tuple[str, ...]) -> None:
+    path = program("signals_and_threads", *flags)
+    native = outcome([path])
+    inside = outcome([monitor, "run", "--", path])
+    assert inside[:2] == native[:2]
+
+
+def test_a_musl_program_runs(monitor: Path, tmp_path: Path) -> None:
+    source = tmp_path / "hello.c"
+    source.write_text('#include <stdio.h>\nint main(void) { puts("hello"); return 3; }\n')
+    for flags in (["-static"], []):
+        path = tmp_path / "hello"
+        subprocess.run(["musl-gcc", *flags, "-o", str(path), str(source)], check=True)
+        assert outcome([monitor, "run", path])[:2] == (3, b"hello\n")
+
+
+def test_python_with_its_libraries_runs(monitor: Path) -> None:
+    code = "import ssl, json, sqlite3, hashlib, decimal, ctypes, socket, threading, asyncio; print(json.dumps(sqlite3.sqlite_version_info))"
+    native = outcome(["/usr/bin/python3", "-c", code])
+    assert native[0] == 0
+    assert outcome([monitor, "run", "--", "/usr/bin/python3", "-c", code])[:2] == native[:2]
+
+
+def test_busybox_runs_a_shell_line(monitor: Path) -> None:
+    assert outcome([monitor, "run", "--", "busybox", "sh", "-c", "echo hi"]) == (0, b"hi\n", b"")
+
+
+def test_streams_directory_and_status_are_the_shells(monitor: Path, tmp_path: Path) -> None:
+    code = "import os, sys; data = sys.stdin.read(); print(os.getcwd(), data); print('e', file=sys.stderr); sys.exit(42)"
+    assert outcome([monitor, "run", "/usr/bin/python3", "-c", code], stdin=b"in", cwd=tmp_path) == (42, f"{tmp_path} in\n".encode(), b"e\n")
+
+
+@pytest.mark.parametrize(("name", "status"), [("/no/such/program", 127), ("no-such-program", 127), ("/etc/passwd", 126), ("/usr", 126)])
+def test_what_cannot_be_run_has_the_status_of_a_shell(monitor: Path, name: str, status: int) -> None:
+    code, out, err = outcome([monitor, "run", name])
+    assert (code, out) == (status, b"")
+    assert name in err.decode()
+
+
+def test_another_root_is_the_only_root(monitor: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "bin").mkdir(parents=True)
+    busybox = Path("/bin/busybox") if Path("/bin/busybox").exists() else Path("/usr/bin/busybox")
+    (root / "bin" / "busybox").write_bytes(busybox.read_bytes())
+    (root / "bin" / "busybox").chmod(0o755)
+    (root / "inside").write_text("inside\n")
+    assert outcome([monitor, "run", "--rootfs", root, "/bin/busybox", "cat", "/inside"]) == (0, b"inside\n", b"")
+    code, out, _ = outcome([monitor, "run", "--rootfs", root, "/bin/busybox", "cat", "/../../../etc/passwd"])
+    assert (code, out) == (1, b"")
+
+
+def test_no_kvm_says_what_to_do(monitor: Path) -> None:
+    code, _, err = outcome([monitor, "run", "--device", "/dev/no-such-kvm", "true"])
+    assert code == 125
+    assert b"/dev/no-such-kvm" in err
+
+
+def test_the_trace_names_each_call(monitor: Path) -> None:
+    code, _, err = outcome([monitor, "run", "--trace", "busybox", "true"])
+    assert code == 0
+    assert b"exit_group(0x0" in err or b"brk(" in err
+
+
+def test_the_table_is_printed_for_people_and_programs(monitor: Path) -> None:
+    code, out, _ = outcome([monitor, "syscalls", "--json"])
+    assert code == 0
+    table = {row["name"]: row for row in json.loads(out)}
+    assert table["read"]["level"] == "forwarded"
+    assert table["ptrace"]["level"] == "refused"
+    assert len(table) > 350
+    code, out, _ = outcome([monitor, "syscalls"])
+    assert code == 0
+    assert b"clock_nanosleep" in out
+
+
+def test_wrong_usage_is_status_2(monitor: Path) -> None:
+    for words in ([], ["nonsense"], ["run"], ["serve", "--bundle", "x"], ["run", "--wrong"]):
+        code, _, err = outcome([monitor, *words])
+        assert code == 2
+        assert b"Usage" in err
