@@ -113,6 +113,8 @@ def flooding(head: bytes) -> Answer:
 
     async def answer(writer: asyncio.StreamWriter, asked: Asked) -> None:
         writer.write(head)
+        if asked.method == "HEAD":
+            writer.close()
         while not writer.is_closing():
             writer.write(b" " * 65536)
             await writer.drain()
