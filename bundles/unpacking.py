@@ -336,7 +336,7 @@ def _explained(code: int, said: str, limits: Limits) -> UnpackError | StorageFul
         return StorageFull(f"unpacking: {last!r}; make room (space, inodes or quota) on the volume of the data directory")
     if "file too large" in last:
         return _too_many_bytes(limits)
-    if any(line.startswith(("fatal error: runtime: out of memory", "runtime: out of memory")) for line in lines):
+    if any(line.startswith("fatal error: ") and "out of memory" in line for line in lines):
         return LimitExceeded(f"umoci needs more than {_MEMORY >> 20} MiB of memory for this image; make it of fewer files or layers")
     if code < 0:
         return UnpackError(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,14 @@ def place(tmp_path: Path) -> Iterator[Path]:
     """A directory that is removed at once: hostile trees are too deep for pytest's own cleaning."""
     path = tmp_path / "place"
     path.mkdir()
+    yield path
+    durable.remove_tree(path)
+
+
+@pytest.fixture
+def place_in_memory() -> Iterator[Path]:
+    """Such a directory in memory where the machine has it, for tests that sync thousands of times and do not rely on a disk."""
+    path = Path(tempfile.mkdtemp(prefix="mayfly-test-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     yield path
     durable.remove_tree(path)
 

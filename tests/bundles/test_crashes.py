@@ -26,6 +26,12 @@ STEPS = ("fsync", "rename", "unlink", "rmdir", "mkdir", "symlink", "write")
 """What the store does to a disk; `sync_filesystem` is the other one."""
 
 
+@pytest.fixture
+def place(place_in_memory: Path) -> Path:
+    """A killed process leaves the same in memory as on a disk; what a power cut leaves is for the last test."""
+    return place_in_memory
+
+
 def deployment(content: str) -> Deployment:
     return Deployment(namespace="default", name="hello", reference="host.example/hello", env={"CONTENT": content})
 
