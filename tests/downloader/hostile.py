@@ -112,7 +112,7 @@ def flooding(head: bytes) -> Answer:
     """As many bytes as the client takes."""
 
     async def answer(writer: asyncio.StreamWriter, asked: Asked) -> None:
-        writer.write(head)
+        writer.write(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         if asked.method == "HEAD":
             writer.close()
         while not writer.is_closing():
