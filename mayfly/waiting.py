@@ -35,9 +35,19 @@ def parse_duration(text: str) -> float:
 
 
 def current_condition(image: Image, type_: str) -> Condition | None:
-    """A condition, if it speaks of the specification as it is now."""
+    """A condition, if it speaks of what is wanted now.
+
+    The downloader's conditions carry the generation they are about. The server knows revisions, and names in its message the one that it
+    speaks of: a generation would not tell the old content of a tag from the new one.
+    """
     condition = image.status.condition(type_)
-    return condition if condition is not None and condition.observed_generation >= image.generation else None
+    if condition is None:
+        return None
+    if type_ == "Ready":
+        about = image.status.revision is not None and f"revision {image.status.revision}" in condition.message
+    else:
+        about = condition.observed_generation >= image.generation
+    return condition if about else None
 
 
 def is_ready(image: Image) -> bool:

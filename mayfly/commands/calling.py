@@ -157,15 +157,13 @@ def _judge(answer: Answer, namespace: str, name: str) -> None:
     if answer.status < 400:
         return
     message = f"{namespace}/{name} answered {answer.status} {answer.reason}"
-    if not answer.from_function:
-        detail = message_of(answer)
-        if answer.status == 404:
-            raise NotFound(f"{namespace}/{name}: no such function", hint="`mayfly get images -A` lists what there is, ready or not.")
-        raise CallFailed(f"{message}: {detail}", hint=f"`mayfly logs {name} -n {namespace}` may say more.")
-    identity, failure = answer.header("X-Call-Id"), answer.header("X-Mayfly-Failure")
-    if failure is not None:
-        message += f": {failure}"
-    raise CallFailed(message, hint=f"`mayfly receipt {identity}` says how it ended." if identity else None)
+    identity = answer.header("X-Call-Id")
+    hint = f"`mayfly receipt {identity}` says how it ended, `mayfly logs {name} -n {namespace}` what it wrote." if identity else None
+    if answer.from_function:
+        raise CallFailed(message, hint=hint)
+    if answer.status == 404:
+        raise NotFound(f"{namespace}/{name}: no such function", hint="`mayfly get images -A` lists what there is, ready or not.")
+    raise CallFailed(f"{message}: {message_of(answer)}", hint=hint)
 
 
 def logs(

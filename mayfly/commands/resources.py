@@ -137,7 +137,7 @@ def _describe(image: Image, problem: str | None) -> None:
         [
             ("Image", spec.image),
             ("Contract", spec.contract),
-            ("Port", str(spec.port)),
+            ("Port", str(spec.port or "<the image's>")),
             ("Command", shlex.join(spec.command) or "<the image's>"),
             ("Args", shlex.join(spec.args) or "<the image's>"),
             ("Environment", "\n".join(f"{variable.name}={variable.value}" for variable in spec.env) or "<none>"),

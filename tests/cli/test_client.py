@@ -115,10 +115,10 @@ def test_include_prints_status_and_headers(ask: Callable[..., Any]) -> None:
 
 
 def test_a_function_that_fails_has_exit_status_7(ask: Callable[..., Any]) -> None:
-    Handler.answers["/default/hello"] = (500, {**FUNCTION, "X-Mayfly-Failure": "exit status 3"}, b"sorry")
+    Handler.answers["/default/hello"] = (500, FUNCTION, b"sorry")
     finished = ask("call", "hello")
     assert (finished.returncode, finished.stdout) == (7, "sorry")
-    assert "default/hello answered 500 Internal Server Error: exit status 3" in finished.stderr
+    assert "default/hello answered 500 Internal Server Error\n" in finished.stderr
     assert "`mayfly receipt c1`" in finished.stderr
 
 

@@ -1,0 +1,69 @@
+"""Nodes with the real monitor, and images that several tests use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mayfly.doctor import MONITOR_VARIABLE, check_kvm, find_monitor
+from mayfly.image_building import Plan, build
+from tests.support.node import Node, running_node
+
+
+@pytest.fixture(scope="session")
+def monitor() -> Path:
+    """The built monitor, on a machine that can use it. Tests of the whole system are not skipped: where they cannot run, they fail."""
+    named = os.environ.get(MONITOR_VARIABLE)
+    found = find_monitor(Path(named) if named else None)
+    assert found is not None, "the monitor is not built: run `make build`"
+    kvm = check_kvm()
+    assert kvm.state == "ok", f"{kvm.detail}. {kvm.remedy}"
+    return found
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with a short path: sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="mf-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def node(root: Path, place: Path, monitor: Path) -> Iterator[Node]:
+    """A node of this test alone."""
+    with running_node(root, place, monitor) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_node(root: Path, monitor: Path) -> Iterator[Node]:
+    """A node for the tests of one module that leave it as it was."""
+    with tempfile.TemporaryDirectory(prefix="mf-") as name, running_node(root, Path(name), monitor) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def examples(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples, built: `examples / NAME / "image.oci"`."""
+    place = tmp_path_factory.mktemp("examples")
+    for source in (root / "examples").iterdir():
+        if not (source / "image.yaml").is_file():
+            continue
+        folder = place / source.name
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.oci", "__pycache__", "filter"))
+        if (folder / "Makefile").is_file():
+            subprocess.run(["make", "-C", str(folder)], check=True, capture_output=True)
+        build(Plan(folder, folder / "image.oci"))
+    return place
+
+
+@pytest.fixture
+def filter_image(examples: Path) -> Path:
+    """A function in C, quick to deploy."""
+    return examples / "filter" / "image.oci"
