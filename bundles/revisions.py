@@ -45,6 +45,7 @@ from bundles.errors import (
     RevisionGone,
     StorageError,
     StoreBusy,
+    UmociMissing,
     UnpackError,
     VerificationError,
 )
@@ -223,9 +224,8 @@ class RevisionStore:
         try:
             spec = FunctionSpec.model_validate_json((path / "function.json").read_bytes())
         except (OSError, ValidationError) as error:
-            raise RevisionError(
-                f"the bundle {path} is damaged: {error}; delete and apply the function, or let the downloader publish it again"
-            ) from error
+            reason = str(error) if isinstance(error, OSError) else "function.json is not what was written"
+            raise RevisionError(f"the bundle {path} is damaged: {reason}; let the downloader publish it again") from error
         rootfs = self._rootfs(spec.image)
         if not rootfs.is_dir():
             raise RevisionError(f"the bundle {path} is damaged: {rootfs} is missing; let the downloader publish it again")
@@ -246,7 +246,7 @@ class RevisionStore:
         try:
             yield
         except (VerificationError, UnpackError) as error:
-            if isinstance(error, LimitExceeded):
+            if isinstance(error, LimitExceeded | UmociMissing):
                 raise
             damaged = self.layout.discard_damaged([image])
             with suppress(LayoutError, ManifestError):  # without the manifest, which is among the damaged, the others are not known
@@ -276,6 +276,9 @@ class RevisionStore:
         with suppress(RevisionError):  # whatever else the link was, it is replaced
             if _target(link) == revision:
                 return
+        # Names that were there already may be the work of a process that was killed before it made them durable.
+        for directory in (self._unpacked, self.revisions, link.parent.parent):
+            durable.sync_directory(directory)
         fresh = durable.unique(self._tmp, CURRENT)
         fresh.symlink_to(revision)
         durable.move(fresh, link)

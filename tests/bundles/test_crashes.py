@@ -274,3 +274,26 @@ def test_everything_is_durable_before_its_name_leads_to_it(store: RevisionStore,
     update(store, "new")
     assert renames == 3 + 1 + 1 + 1  # manifest, configuration and one new layer; the image; the bundle; `current`
     assert not pending
+
+
+def test_names_that_were_there_already_are_durable_before_something_relies_on_them(
+    store: RevisionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be from a process that was killed between making and syncing them."""
+    image = pull(store, "old")
+    store.publish(deployment("old"), image)
+    synced: list[Path] = []
+    sync_directory = durable.sync_directory
+
+    def watched(path: Path) -> None:
+        sync_directory(path)
+        synced.append(path)
+
+    monkeypatch.setattr(durable, "sync_directory", watched)
+    store.publish(deployment("new"), image)
+    current = store.revisions / "default/hello"
+    assert synced[-1] == current
+    assert {store.root / "unpacked", store.revisions, current.parent} <= set(synced[:-1])
+    synced.clear()
+    store.publish(deployment("new"), image)
+    assert synced == []
