@@ -40,3 +40,8 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[i
                 return
         finally:
             os.close(descriptor)
+
+
+def share(descriptor: int) -> None:
+    """Turns a lock that is held alone into a shared one. Somebody else may have had it alone in between."""
+    fcntl.flock(descriptor, fcntl.LOCK_SH)

@@ -44,13 +44,14 @@ from bundles.errors import (
     RevisionError,
     RevisionGone,
     StorageError,
+    StorageFull,
     StoreBusy,
     UmociMissing,
     UnpackError,
     VerificationError,
 )
 from bundles.layout import Layout
-from bundles.locking import Locked, locked
+from bundles.locking import Locked, locked, share
 from bundles.runtime_config import Deployment, FunctionSpec, function_spec, runtime_config
 from bundles.unpacking import Limits, read_image, read_manifest, unpack
 
@@ -204,10 +205,15 @@ class RevisionStore:
 
     def collect(self, keep: Iterable[Digest] = ()) -> Collected:
         """Removes revisions that are neither current nor held, then images and blobs that no remaining revision and no digest in `keep`
-        needs, and whatever interrupted work has left. Raises StoreBusy, and removes nothing, while somebody works."""
+        needs, and whatever interrupted work has left. Raises StoreBusy, and removes nothing, while somebody works. For the store's owner."""
         try:
-            with durable.storage_errors("collecting"), locked(self._tmp, wait=False):
-                return self._collect(set(keep))
+            with durable.storage_errors("collecting"), locked(self._tmp, wait=False) as lock:
+                collected = self._collect(set(keep))
+                rubbish = list(self._tmp.iterdir())
+                share(lock)  # the long part, in which others may work, but not collect
+                for path in rubbish:
+                    durable.remove_tree(path)
+                return collected
         except Locked as error:
             raise StoreBusy(f"somebody works in the bundle store {self.root}; collect later") from error
 
@@ -286,7 +292,7 @@ class RevisionStore:
     def _collect(self, keep: set[Digest]) -> Collected:
         """Precondition: the lock of tmp/ is held alone.
 
-        What goes is first moved to tmp/, so that it disappears at once and whole. Nothing here needs room on the disk until room was made.
+        What goes is moved to tmp/, so that it disappears at once and whole. Afterwards everything in tmp/ is rubbish. Works on a full disk.
         """
         leftovers = sum(1 for _ in self._tmp.iterdir()) + self.layout.remove_leftovers()
         revisions = 0
@@ -298,8 +304,6 @@ class RevisionStore:
         images = [path for path in self._unpacked.iterdir() if path not in wanted]
         for path in images:
             self._discard(path)
-        for path in self._tmp.iterdir():
-            durable.remove_tree(path)
         return Collected(revisions, len(images), self._collect_blobs(keep), leftovers)
 
     def _collect_revisions(self, function: Path, keep: set[Digest]) -> int:
@@ -344,7 +348,10 @@ class RevisionStore:
         unneeded = [blob for blob in self.layout.blobs() if blob not in needed]
         for blob in unneeded:
             self.layout.remove(blob)
-        self.layout.retain_names(needed)
+        try:
+            self.layout.retain_names(needed)
+        except StorageFull as error:  # the next time, then: nothing in the store goes by names
+            logger.warning("names of collected images stay: %s", error)
         return len(unneeded)
 
     def _discard(self, path: Path) -> None:

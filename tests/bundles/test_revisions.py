@@ -28,6 +28,7 @@ from bundles import (
     RevisionStore,
     StoreBusy,
     UnpackError,
+    durable,
     read_image,
     revision_id,
 )
@@ -305,6 +306,27 @@ def test_nothing_is_collected_while_somebody_works(store: RevisionStore) -> None
         with pytest.raises(StoreBusy):
             store.collect()
     assert store.collect().blobs == 1
+
+
+def test_others_work_while_rubbish_is_removed_but_do_not_collect(store: RevisionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = make(store, "old"), make(store, "new")
+    store.publish(deployment(), old)
+    store.publish(deployment(), new)
+    remove_tree, worked = durable.remove_tree, []
+
+    def removing(path: Path) -> None:
+        if "discarded" in path.name:
+            with pytest.raises(StoreBusy):
+                store.collect()
+            worked.append(store.publish(deployment("meanwhile"), make(store, "meanwhile")))
+        remove_tree(path)
+
+    monkeypatch.setattr(durable, "remove_tree", removing)
+    store.collect()
+    monkeypatch.undo()
+    assert len(worked) == 2  # a revision and an image were thrown away
+    assert store.collect() == NOTHING
+    assert {bundle.spec.image for bundle in store.functions()} == {new, worked[0].spec.image}
 
 
 def test_leftovers_of_every_kind_are_collected(store: RevisionStore) -> None:
