@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import sys
 
@@ -28,6 +30,7 @@ def main() -> int:
     parser.add_argument("--monitor", help="the monitor's program (MAYFLY_MONITOR, default mayfly-monitor)")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     _log_as_json()
+    _keep_descriptors()
     try:
         uvloop.run(_run(Settings.load(**given)))
     except SettingsError as error:
@@ -45,6 +48,14 @@ async def _run(settings: Settings) -> None:
         await stop.wait()
     if server.broken.done():
         server.broken.result()
+
+
+def _keep_descriptors() -> None:
+    """What whoever started this process left open is not for the monitors: uvloop closes nothing in its children."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # the one that the listing itself had open
+                os.set_inheritable(int(name), False)
 
 
 def _log_as_json() -> None:

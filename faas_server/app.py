@@ -39,7 +39,7 @@ from faas_server.routing import tables
 from faas_server.settings import Settings
 
 _BACKLOG = 1024
-_LINGER_S = 5.0  # that the rest of a refused body is read, so that the client sees the answer and not a reset
+_LINGER_S = 2.0  # that the rest of a refused body is read, so that the client sees the answer and not a reset
 _EXPIRE_S = 1.0
 # A front's word has one spelling: aiohttp's router would find /_mayfly under /%5fmayfly too, past whoever guards the first.
 _ONE_SPELLING = re.compile(r"/[A-Za-z0-9._-]*(?:[/?].*)?", re.DOTALL)
@@ -146,8 +146,26 @@ def _owned(directory: Path) -> Iterator[None]:
 class _Connection(web.RequestHandler):
     """aiohttp's end of a client's connection, with answers of our own to what its parser refuses.
 
-    aiohttp would repeat the request's bytes in the answer and write a trace into the operator's log for whatever a client sends.
+    aiohttp would repeat the request's bytes in the answer and write a trace into the operator's log for whatever a client sends; and it
+    would let a call wait for the rest of a body that turned out to be malformed.
     """
+
+    __slots__ = ("handled",)
+
+    handled: web.Request | None  # the request whose handler runs
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.handled = None
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if (request := self.handled) is None or request.content.is_eof():
+            return
+        # Nothing can follow a body that is not at its end but the news that it never gets there. The queue is a private name of aiohttp:
+        # without it the call would end at its deadline.
+        if getattr(self, "_messages", None) and request.content.exception() is None:
+            request.content.set_exception(web.RequestPayloadError("the request's body is malformed"))
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -189,6 +207,8 @@ def _guarding(metrics: Metrics) -> Middleware:
             check_request(request)
             if not _ONE_SPELLING.fullmatch(request.raw_path):
                 raise Refusal(404, "there is nothing under that name")
+            if isinstance(request.protocol, _Connection):
+                request.protocol.handled = request
             return await handler(request)
         except Refusal as refusal:
             response = error_response(refusal.status, refusal.message)
@@ -205,6 +225,9 @@ def _guarding(metrics: Metrics) -> Middleware:
             _log.exception("a request was not handled", path=request.raw_path[:200])
             response = error_response(500, "the server failed; its log says why")
             response.force_close()
+        finally:
+            if isinstance(request.protocol, _Connection):
+                request.protocol.handled = None
         metrics.refused(response.status)
         return response
 

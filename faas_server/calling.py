@@ -16,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import socket
+import struct
 import time
 from dataclasses import dataclass, field
 
@@ -86,6 +88,7 @@ class Call:
     tries: int = 0
     waited: float = 0.0
     first_byte: float | None = None  # the answer has begun
+    answered: bool = False  # and is through
     status: int = 0
     error: str | None = None
     request_bytes: int = 0
@@ -127,10 +130,10 @@ class Calls:
         except ServerError as error:
             return self._failed(call, error)
         except ConnectionError:
-            call.status = ABANDONED
+            self._abandoned(call)
             return Answer(ABANDONED, goes_on=False)
         except asyncio.CancelledError:
-            call.status = ABANDONED
+            self._abandoned(call)
             raise
         finally:
             self._account(call)
@@ -273,17 +276,16 @@ class Calls:
         first = response_head(head, request.version, framing=framing, added=self._added(call, head), close=not goes_on)
         call.status = head.status
         call.first_byte = self._loop.time() - call.began
-        if whole:
-            await writer.write(first + part)
-            return Answer(head.status, goes_on=goes_on)
         await writer.write(first + _chunk(part) if chunked and part else first + part)
-        while part := await instance.read():
-            self._count_answer(call, len(part), None)
-            await writer.write(_chunk(part) if chunked else part)
-        if head.framing is Framing.EOF:
-            await self._vouched(call, instance)
-        if chunked:
-            await writer.write(b"0\r\n\r\n")
+        if not whole:
+            while part := await instance.read():
+                self._count_answer(call, len(part), None)
+                await writer.write(_chunk(part) if chunked else part)
+            if head.framing is Framing.EOF:
+                await self._vouched(call, instance)
+            if chunked:
+                await writer.write(b"0\r\n\r\n")
+        call.answered = True
         return Answer(head.status, goes_on=goes_on)
 
     def _answer_framing(self, call: Call, head: ResponseHead, whole: int | None) -> tuple[bool, bytes, bool]:
@@ -321,6 +323,12 @@ class Calls:
 
     # ---- the end
 
+    def _abandoned(self, call: Call) -> None:
+        """The client has gone; if it has its whole answer, as it may."""
+        if not call.answered:
+            call.status = ABANDONED
+            call.error = "the client has gone"
+
     def _late(self, call: Call) -> Refusal:
         """Its time is over. A call that never reached an instance may well be tried again."""
         if call.instance is None:
@@ -331,8 +339,7 @@ class Calls:
         """An answer of the server's own; if the program's has begun, the end of the client's connection."""
         call.error = str(error)
         if call.first_byte is not None:
-            if call.request.transport is not None:
-                call.request.transport.abort()
+            _cut(call.request.transport)
             return Answer(call.status, goes_on=False)
         call.status = error.status if isinstance(error, Refusal) else 502
         response = error_response(call.status, call.error, call=call.id)
@@ -374,6 +381,13 @@ def error_response(status: int, message: str, *, call: str | None = None) -> web
     """An answer of the server's own: `{"error": {"message", "call"?}}`."""
     error = {"message": message} if call is None else {"message": message, "call": call}
     return web.json_response({"error": error}, status=status)
+
+
+def _cut(transport: asyncio.Transport | None) -> None:
+    """Resets a client's connection: an ordinary end would be the end of the answer to a client of HTTP/1.0."""
+    if transport is not None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
 
 
 async def _stopped(task: asyncio.Task[None]) -> None:

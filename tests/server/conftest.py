@@ -17,10 +17,17 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
     return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starting a server takes about a second, so a test that needs one of its own is slow."""
+    for item in items:
+        if "start_node" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 class StartNode(Protocol):
     """Starts a server on a data directory."""
 
-    def __call__(self, data: Path | None = None, **settings: object) -> Node: ...
+    def __call__(self, data: Path | None = None, **settings: str | float) -> Node: ...
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +55,8 @@ def start_node(tmp_path: Path, monitor_program: Path) -> Iterator[StartNode]:
     """Servers of a test's own, on its `tmp_path` if it names no other directory."""
     started: list[Node] = []
 
-    def start(data: Path | None = None, **settings: object) -> Node:
-        started.append(Node(data or tmp_path, monitor_program, **settings))
+    def start(data: Path | None = None, **settings: str | float) -> Node:
+        started.append(Node(data or tmp_path, monitor_program, settings))
         return started[-1]
 
     yield start

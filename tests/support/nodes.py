@@ -100,12 +100,18 @@ class Reply:
 class Node:
     """A running server."""
 
-    def __init__(self, data: Path, monitor: Path, **settings: object) -> None:
+    def __init__(
+        self, data: Path, monitor: Path, settings: Mapping[str, str | float] | None = None, *, pass_fds: tuple[int, ...] = ()
+    ) -> None:
         self.data = data
         self.lines: list[str] = []
-        environment = {**os.environ, **{f"MAYFLY_{name.upper()}": str(value) for name, value in settings.items()}, "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            **{f"MAYFLY_{name.upper()}": str(value) for name, value in (settings or {}).items()},
+            "PYTHONPATH": str(ROOT),
+        }
         command = [sys.executable, "-m", "faas_server", "--data", str(data), "--listen", "127.0.0.1:0", "--monitor", str(monitor)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=data)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=data, pass_fds=pass_fds)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.port: int = wait_for(self._listening, "the server listens")["port"]
@@ -117,7 +123,7 @@ class Node:
 
     def _listening(self) -> dict[str, Any] | None:
         assert self.process.poll() is None, "".join(self.lines)
-        return next((entry for entry in self.log() if entry["event"] == "listening"), None)
+        return next((json.loads(line) for line in list(self.lines) if '"listening"' in line), None)
 
     def log(self) -> list[dict[str, Any]]:
         """What the operator reads."""

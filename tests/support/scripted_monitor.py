@@ -368,4 +368,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # not by way of the interpreter, which would wait for the thread that reads commands
