@@ -77,7 +77,7 @@ impl Ledger {
     pub fn count_syscall(&self, number: u32) {
         self.syscalls.fetch_add(1, Ordering::Relaxed);
         let place = self.next_recent.fetch_add(1, Ordering::Relaxed) as usize % RECENT;
-        self.recent[place].store(number + 1, Ordering::Relaxed);
+        self.recent[place].store(number.saturating_add(1), Ordering::Relaxed);
     }
 
     /// Notes that the program listens on a port that is not the function's.

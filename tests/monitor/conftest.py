@@ -29,7 +29,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         flags = flags or ("-static", "-O1", "-pthread")
         path = directory / "-".join([name, *(flag.strip("-") for flag in flags)])
         if not path.exists():
-            compiled(path, (PROGRAMS / f"{name}.c").read_text(), *flags)
+            compiled(path, (PROGRAMS / f"{name}.c").read_text(), f"-I{PROGRAMS}", *flags)
         return path
 
     return build

@@ -197,6 +197,10 @@ impl Builder {
             Rules::default(),
             |location| {
                 place = location.path.clone();
+                // A private directory is not made by looking for it; it holds no links yet either.
+                if self.namespace.is_scratch(&place) {
+                    return Ok(());
+                }
                 match files.reference(location, 0) {
                     Err(Errno::LOOP) => Err(Errno::LOOP),
                     // It need not exist: what is mounted exists by being mounted.
@@ -307,6 +311,16 @@ impl Namespace {
             return Ok(Described::Unnamed(named.to_vec()));
         }
         Ok(Described::Foreign)
+    }
+
+    /// The guest's name of a mapped file, of which the host's name is known; none for what is not the guest's.
+    pub(super) fn mapping_name(&self, shown: &[u8]) -> Vec<u8> {
+        match self.translate(shown.to_vec(), || Ok(true)) {
+            Ok(Described::Path { path, deleted: false }) => path,
+            Ok(Described::Path { path, deleted: true }) => [&path, DELETED].concat(),
+            Ok(Described::Unnamed(name)) => name,
+            Ok(Described::Foreign) | Err(_) => Vec::new(),
+        }
     }
 
     /// The guest's working directory.

@@ -365,7 +365,14 @@ impl<'a> Files<'a> {
             _ if request.has(TMPFILE) => Err(Errno::OPNOTSUPP),
             _ if is_directory && (request.writes() || request.has(libc::O_CREAT)) => Err(Errno(libc::EISDIR)),
             _ if request.writes() => Err(Errno::ACCES),
-            node => self.existing(node.materialize(self, tree, path)?, request),
+            node => {
+                // What stands for a directory in memory is a file to the host.
+                let flags = request.flags & !libc::O_DIRECTORY;
+                self.existing(
+                    node.materialize(self, tree, path)?,
+                    OpenRequest { flags, ..request },
+                )
+            }
         }
     }
 

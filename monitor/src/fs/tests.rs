@@ -3,7 +3,10 @@
 //!
 //! Every part runs in a child process of its own, because the working directory and the mounts belong to a process.
 
-#![allow(clippy::undocumented_unsafe_blocks, reason = "plain calls of libc with locals throughout")]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "plain calls of libc with locals throughout"
+)]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};

@@ -359,6 +359,9 @@ fn pselect6(task: &mut Task, [count, read, write, except, timeout, mask]: Args) 
 /// `struct epoll_event`, which is packed: events, and 8 bytes of the guest's.
 type Event = [u32; 3];
 
+/// The kernel refuses to be asked for more events than fill the positive ints with bytes.
+const ALLOWED_MAX: usize = i32::MAX.unsigned_abs() as usize / size_of::<Event>();
+
 /// More events than this at a time are left for the next call.
 const EVENTS_MAX: usize = 1024;
 
@@ -410,7 +413,7 @@ fn wait_for_events(
     let (address, count) = room;
     let count = usize::try_from(int(count))
         .ok()
-        .filter(|count| *count > 0)
+        .filter(|count| (1..=ALLOWED_MAX).contains(count))
         .ok_or(Errno::INVAL)?;
     let set = guest_fd(int(set))?;
     let mut events: Vec<Event> = vec![[0; 3]; count.min(EVENTS_MAX)];

@@ -186,10 +186,12 @@ fn look_in_process(files: &Files<'_>, names: &[&str], thread: Option<i32>) -> Re
         ["exe"] => Ok(Node::Link(files.guest.executable())),
         ["cwd"] => Ok(Node::Link(files.current_directory()?)),
         ["root" | "exe" | "cwd", ..] => Err(Errno::LOOP),
-        ["fd"] => Ok(Node::Directory(numbers(
-            &files.namespace.open_descriptors(),
-            Kind::Link,
-        ))),
+        ["fd"] => {
+            let mut open = files.namespace.open_descriptors();
+            // As with a kernel's, the descriptor that the directory is about to be read through is among them.
+            open.extend((0..MONITOR_FD_FLOOR).find(|fd| open.binary_search(fd).is_err()));
+            Ok(Node::Directory(numbers(&open, Kind::Link)))
+        }
         ["fdinfo"] => Ok(Node::Directory(numbers(
             &files.namespace.open_descriptors(),
             Kind::File,
@@ -382,7 +384,7 @@ fn name(files: &Files<'_>, thread: i32) -> Vec<u8> {
 }
 
 /// The first line of a mapping.
-fn head(region: &Region) -> Vec<u8> {
+fn head(files: &Files<'_>, region: &Region) -> Vec<u8> {
     let flag = |set: bool, letter: char| if set { letter } else { '-' };
     let mut text = format!(
         "{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ",
@@ -398,9 +400,14 @@ fn head(region: &Region) -> Vec<u8> {
         region.inode
     )
     .into_bytes();
-    if !region.name.is_empty() {
+    let name = if region.name.starts_with(b"/") {
+        files.namespace.mapping_name(&region.name)
+    } else {
+        region.name.clone()
+    };
+    if !name.is_empty() {
         text.resize(text.len().max(73), b' ');
-        text.extend(region.name.iter().flat_map(|byte| match byte {
+        text.extend(name.iter().flat_map(|byte| match byte {
             b'\n' => b"\\012".to_vec(),
             byte => vec![*byte],
         }));
@@ -410,7 +417,12 @@ fn head(region: &Region) -> Vec<u8> {
 }
 
 fn maps(files: &Files<'_>, _: i32) -> Vec<u8> {
-    files.guest.regions().iter().flat_map(head).collect()
+    files
+        .guest
+        .regions()
+        .iter()
+        .flat_map(|region| head(files, region))
+        .collect()
 }
 
 fn detailed_maps(files: &Files<'_>, _: i32) -> Vec<u8> {
@@ -421,7 +433,7 @@ fn detailed_maps(files: &Files<'_>, _: i32) -> Vec<u8> {
              Rss:            {size:>8} kB\nPss:            {size:>8} kB\nPrivate_Dirty:  {size:>8} kB\n\
              Swap:                  0 kB\nLocked:                0 kB\n"
         );
-        [head(region), rows.into_bytes()].concat()
+        [head(files, region), rows.into_bytes()].concat()
     };
     files.guest.regions().iter().flat_map(detail).collect()
 }
