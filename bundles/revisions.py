@@ -205,7 +205,7 @@ class RevisionStore:
 
     def collect(self, keep: Iterable[Digest] = ()) -> Collected:
         """Removes revisions that are neither current nor held, then images and blobs that no remaining revision and no digest in `keep`
-        needs, and whatever interrupted work has left. Raises StoreBusy, and removes nothing, while somebody works. For the store's owner."""
+        needs, and whatever interrupted work has left. For the owner. Raises StoreBusy, and removes nothing, while somebody works."""
         try:
             with durable.storage_errors("collecting"), locked(self._tmp, wait=False) as lock:
                 collected = self._collect(set(keep))
