@@ -57,11 +57,11 @@ fn reading() -> BitFlags<AccessFs> {
     make_bitflags!(AccessFs::{ReadFile | ReadDir})
 }
 
-/// Not among them: sockets, device nodes, ioctls on devices.
+/// Not among them: device nodes, ioctls on devices.
 fn writing() -> BitFlags<AccessFs> {
     reading()
         | make_bitflags!(AccessFs::{
-            WriteFile | RemoveDir | RemoveFile | MakeDir | MakeReg | MakeFifo | MakeSym | Refer | Truncate
+            WriteFile | RemoveDir | RemoveFile | MakeDir | MakeReg | MakeFifo | MakeSock | MakeSym | Refer | Truncate
         })
 }
 

@@ -99,6 +99,7 @@ pub struct Jail {
     layers: Vec<Layer>,
     rules: Rules,
     locked: bool,
+    mode: Mode,
     boot: OwnFilter,
     instance: OwnFilter,
     serve: i32,
@@ -137,6 +138,7 @@ impl Jail {
             layers,
             rules,
             locked: false,
+            mode,
             boot,
             instance,
             serve,
@@ -186,6 +188,10 @@ impl Jail {
             (Phase::Instance, Some(scratch)) => self.rules.restrict_to(scratch)?,
             (Phase::Instance, None) if !self.locked => drop(self.rules.restrict()?),
             (Phase::Instance, None) => {}
+        }
+        if self.mode == Mode::Explain {
+            // The child may have put its own handlers in place.
+            seccomp::explain()?;
         }
         match confinement.phase {
             Phase::Boot => self.boot.install()?,

@@ -1,7 +1,7 @@
 //! Filters on the monitor's own system calls, made from the `table`.
 //!
-//! `serve` installs two, which every child inherits for nothing: an allowlist of what any phase may do, and one that answers
-//! ENOSYS to `clone3`, whose arguments lie in memory and so cannot be judged. A child that is to run a guest adds a small one
+//! `serve` installs two, which every child inherits for nothing: an allowlist of what any phase may do, and one with the calls
+//! that are answered with an error. A child that is to run a guest adds a small one
 //! of its own, which takes away what its phase does not need and ties signals to its own process. The kernel takes the
 //! strictest answer of all filters, and none can be removed.
 //!
@@ -13,7 +13,7 @@ use libc::c_long;
 use seccompiler::{BpfProgram, SeccompAction};
 
 use super::program::{Rule, TooLong, assemble};
-use super::table::{Condition, Phases, ROWS, Row, Test};
+use super::table::{Condition, Phases, ROWS, Row, Test, Verdict};
 use crate::errno::Errno;
 
 /// What happens at a call that is not allowed.
@@ -45,12 +45,39 @@ pub fn inherited(mode: Mode) -> Result<Vec<BpfProgram>, SeccompError> {
             judgement(rows.iter().map(|row| row.conditions.to_vec()).collect(), mode),
         )
     });
-    let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    let clone3 = u32::try_from(libc::SYS_clone3).unwrap_or(u32::MAX);
     Ok(vec![
         assemble(&rules.collect::<Vec<_>>(), &forbidden(mode))?,
-        assemble(&[(clone3, Rule::Always(absent))], &SeccompAction::Allow)?,
+        assemble(&answers(), &SeccompAction::Allow)?,
     ])
+}
+
+/// The calls that end with an error, of those that the first filter lets pass.
+fn answers() -> Vec<(u32, Rule)> {
+    let answer = |(number, rows): (u32, Vec<&Row>)| {
+        let (allowed, answered): (Vec<&Row>, Vec<&Row>) =
+            rows.into_iter().partition(|row| row.verdict == Verdict::Allow);
+        let first = answered.first()?;
+        let Verdict::Answer(errno) = first.verdict else {
+            return None;
+        };
+        let error = SeccompAction::Errno(errno.unsigned_abs());
+        let conditions = |rows: &[&Row]| rows.iter().map(|row| row.conditions.to_vec()).collect::<Vec<_>>();
+        let rule = if first.conditions.is_empty() {
+            Rule::If {
+                alternatives: conditions(&allowed),
+                then: SeccompAction::Allow,
+                otherwise: error,
+            }
+        } else {
+            Rule::If {
+                alternatives: conditions(&answered),
+                then: error,
+                otherwise: SeccompAction::Allow,
+            }
+        };
+        Some((number, rule))
+    };
+    calls().into_iter().filter_map(answer).collect()
 }
 
 /// The filter that a child adds: forbids what the inherited one allows and its phase does not.
@@ -349,8 +376,8 @@ mod tests {
             assert_eq!(inherited(mode).unwrap().len(), 2);
             for phase in [Phases::BOOT, Phases::INSTANCE] {
                 let own = OwnFilter::compile(phase, mode).unwrap();
-                // kill and tgkill.
-                assert_eq!(own.places.len(), 2);
+                // kill, tgkill, pidfd_open.
+                assert_eq!(own.places.len(), 3);
             }
         }
     }
@@ -405,7 +432,14 @@ mod tests {
         // Harmless with any descriptor; each call in a process of its own.
         for row in ROWS.iter().filter(|row| !row.conditions.is_empty()) {
             // These would really act, and have tests of their own.
-            if [libc::SYS_clone, libc::SYS_kill, libc::SYS_tgkill].contains(&row.call) {
+            if [
+                libc::SYS_clone,
+                libc::SYS_kill,
+                libc::SYS_tgkill,
+                libc::SYS_pidfd_open,
+            ]
+            .contains(&row.call)
+            {
                 continue;
             }
             for phase in PHASES.into_iter().filter(|phase| row.phases.contains(*phase)) {
@@ -509,10 +543,11 @@ mod tests {
                 let own = u64::from(std::process::id());
                 assert_eq!(raw(libc::SYS_kill, [own, 0, 0, 0, 0, 0]), 0);
                 assert_eq!(raw(libc::SYS_tgkill, [own, own, 0, 0, 0, 0]), 0);
+                assert!(raw(libc::SYS_pidfd_open, [own, 0, 0, 0, 0, 0]) >= 0);
             });
             assert!(child.exited_with(0), "{child:?}");
             for target in [parent, 0, 1, u64::MAX, parent + FAR] {
-                for call in [libc::SYS_kill, libc::SYS_tgkill] {
+                for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_pidfd_open] {
                     assert!(
                         !passes(phase, call, [target, target, 0, 0, 0, 0]),
                         "{phase:?} {call} {target}"
@@ -548,11 +583,39 @@ mod tests {
             for call in [
                 libc::SYS_seccomp,
                 libc::SYS_landlock_restrict_self,
-                libc::SYS_wait4,
+                libc::SYS_mkdir,
                 libc::SYS_setsid,
             ] {
                 assert!(!passes(phase, call, [u64::MAX; 6]), "{phase:?} {call}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_not_to_be_had_is_answered_with_an_error() {
+        for (call, args, errno) in [
+            (libc::SYS_clone3, [0; 6], libc::ENOSYS),
+            (libc::SYS_pidfd_send_signal, [0; 6], libc::EPERM),
+            (libc::SYS_fcntl, [0, c(libc::F_SETOWN), 1, 0, 0, 0], libc::EPERM),
+            (libc::SYS_ioctl, [0, libc::TCSETS, 0, 0, 0, 0], libc::ENOTTY),
+            (libc::SYS_ioctl, [0, libc::TIOCSPGRP, 0, 0, 0, 0], libc::ENOTTY),
+        ] {
+            for phase in PHASES {
+                let child = confined(phase, || {
+                    assert_eq!(raw(call, args), -1);
+                    assert_eq!(Errno::last(), Errno(errno));
+                });
+                assert!(child.exited_with(0), "{phase:?} {call}: {child:?}");
+            }
+        }
+        for rows in calls().into_values() {
+            let mut answers: Vec<_> = rows
+                .iter()
+                .filter(|row| row.verdict != Verdict::Allow)
+                .map(|row| format!("{:?}", row.verdict))
+                .collect();
+            answers.dedup();
+            assert!(answers.len() <= 1, "{rows:?}");
         }
     }
 

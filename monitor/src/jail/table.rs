@@ -5,7 +5,8 @@
 //! the same number could do besides. Pointers cannot be judged here; paths are landlock's affair (`files`).
 //!
 //! Rows of one call are alternatives, the conditions of a row must all hold. The row that is used most comes first within
-//! its call. `kernel_reads` says how much of an argument the kernel looks at: more must not be compared, less must not be.
+//! its call. A row may answer a call with an error instead of allowing it: what a program may well ask for, and what is not to be
+//! had here. `kernel_reads` says how much of an argument the kernel looks at: more must not be compared, less must not be.
 
 use kvm_bindings as kvm;
 use libc::c_long;
@@ -56,11 +57,20 @@ pub struct Condition {
     pub test: Test,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Allow,
+    /// The call is not made and ends with this error. All such rows of one call have the same; without conditions it is the
+    /// answer to whatever no other row allows.
+    Answer(i32),
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     pub call: c_long,
     pub phases: Phases,
     pub conditions: &'static [Condition],
+    pub verdict: Verdict,
     pub comment: &'static str,
 }
 
@@ -69,6 +79,18 @@ const fn row(call: c_long, phases: Phases, conditions: &'static [Condition], com
         call,
         phases,
         conditions,
+        verdict: Verdict::Allow,
+        comment,
+    }
+}
+
+/// An error for every phase.
+const fn answer(call: c_long, errno: i32, conditions: &'static [Condition], comment: &'static str) -> Row {
+    Row {
+        call,
+        phases: Phases::EVERY,
+        conditions,
+        verdict: Verdict::Answer(errno),
         comment,
     }
 }
@@ -140,6 +162,19 @@ const READ: u64 = 2;
 const NOT_EXECUTABLE: Condition = bits(2, c(libc::PROT_EXEC), 0);
 const UNIX: Condition = int(0, c(libc::AF_UNIX));
 
+/// Requests that libc does not have, from <asm-generic/ioctls.h> and <linux/fs.h>.
+const TCGETS2: u64 = 0x802c_542a;
+const TCSETS2: u64 = 0x402c_542b;
+const TCSETSW2: u64 = 0x402c_542c;
+const TCSETSF2: u64 = 0x402c_542d;
+const FIGETBSZ: u64 = 2;
+
+/// Commands that libc does not have, from <linux/fcntl.h>.
+const F_GETSIG: i32 = 11;
+const F_SETSIG: i32 = 10;
+const F_DUPFD_QUERY: i32 = 1027;
+const F_CREATED_QUERY: i32 = 1028;
+
 /// From <linux/kcmp.h>.
 const KCMP_FILE: u64 = 0;
 
@@ -168,6 +203,23 @@ macro_rules! fcntl {
     };
 }
 
+macro_rules! node {
+    ($kind:expr, $comment:literal) => {
+        row(
+            libc::SYS_mknodat,
+            Phases::GUEST,
+            &[bits(2, c_mode(libc::S_IFMT), c_mode($kind))],
+            $comment,
+        )
+    };
+}
+
+macro_rules! terminal {
+    ($request:expr) => {
+        answer(libc::SYS_ioctl, libc::ENOTTY, &[int(1, $request)], "")
+    };
+}
+
 pub const ROWS: &[Row] = &[
     // Running a guest. The devices are open before the jail; no other device file ever is but the five harmless ones.
     ioctl!(kvm_plain(0x80), "KVM_RUN"),
@@ -192,11 +244,32 @@ pub const ROWS: &[Row] = &[
         "KVM_GET_VCPU_MMAP_SIZE: kvm-ioctls asks for each VM"
     ),
     ioctl!(kvm_plain(0xa3), "KVM_GET_TSC_KHZ"),
-    // Descriptors and terminals: questions, and one flag.
-    ioctl!(libc::FIONREAD, "bytes to read"),
+    // Flags of descriptors, and questions.
     ioctl!(libc::FIONBIO, "the non-blocking flag"),
+    ioctl!(libc::FIOCLEX, "the close-on-exec flag"),
+    ioctl!(libc::FIONCLEX, ""),
+    ioctl!(libc::FIONREAD, "bytes to read"),
+    ioctl!(libc::TIOCOUTQ, "bytes not yet sent"),
+    ioctl!(FIGETBSZ, "block size"),
     ioctl!(libc::TCGETS, "isatty"),
+    ioctl!(TCGETS2, ""),
     ioctl!(libc::TIOCGWINSZ, "size of a terminal"),
+    ioctl!(libc::TIOCGPGRP, ""),
+    ioctl!(libc::TIOCGSID, ""),
+    // There is no terminal in a jail, whatever a descriptor may lead to.
+    terminal!(libc::TCSETS),
+    terminal!(libc::TCSETSW),
+    terminal!(libc::TCSETSF),
+    terminal!(TCSETS2),
+    terminal!(TCSETSW2),
+    terminal!(TCSETSF2),
+    terminal!(libc::TIOCSWINSZ),
+    terminal!(libc::TIOCSPGRP),
+    terminal!(libc::TIOCSCTTY),
+    terminal!(libc::TIOCNOTTY),
+    terminal!(libc::TCSBRK),
+    terminal!(libc::TCXONC),
+    terminal!(libc::TCFLSH),
     // Reading and writing.
     any(libc::SYS_read, ""),
     any(libc::SYS_write, ""),
@@ -215,6 +288,9 @@ pub const ROWS: &[Row] = &[
     any(libc::SYS_fdatasync, ""),
     any(libc::SYS_ftruncate, ""),
     any(libc::SYS_fallocate, ""),
+    guest(libc::SYS_splice, ""),
+    guest(libc::SYS_tee, ""),
+    guest(libc::SYS_sync_file_range, ""),
     guest(libc::SYS_fadvise64, ""),
     guest(libc::SYS_flock, ""),
     // Descriptors.
@@ -236,7 +312,9 @@ pub const ROWS: &[Row] = &[
     fcntl!(libc::F_SETFD, ""),
     fcntl!(libc::F_DUPFD, ""),
     fcntl!(libc::F_DUPFD_CLOEXEC, ""),
-    fcntl!(libc::F_GETLK, "locks; not F_SETOWN, F_SETSIG: they signal others"),
+    fcntl!(F_DUPFD_QUERY, ""),
+    fcntl!(F_CREATED_QUERY, ""),
+    fcntl!(libc::F_GETLK, ""),
     fcntl!(libc::F_SETLK, ""),
     fcntl!(libc::F_SETLKW, ""),
     fcntl!(libc::F_OFD_GETLK, ""),
@@ -244,6 +322,16 @@ pub const ROWS: &[Row] = &[
     fcntl!(libc::F_OFD_SETLKW, ""),
     fcntl!(libc::F_GETPIPE_SZ, ""),
     fcntl!(libc::F_SETPIPE_SZ, ""),
+    fcntl!(libc::F_GETLEASE, ""),
+    fcntl!(libc::F_GETOWN, ""),
+    fcntl!(F_GETSIG, ""),
+    fcntl!(F_SETSIG, "says which signal, not to whom"),
+    answer(
+        libc::SYS_fcntl,
+        libc::EPERM,
+        &[int(1, c(libc::F_SETOWN))],
+        "it would signal any process",
+    ),
     fcntl!(libc::F_ADD_SEALS, "synthetic files are sealed"),
     fcntl!(libc::F_GET_SEALS, ""),
     // Files. What a path may reach is decided by openat2's resolve flags first, by landlock behind it.
@@ -276,24 +364,10 @@ pub const ROWS: &[Row] = &[
     guest(libc::SYS_renameat2, ""),
     guest(libc::SYS_linkat, ""),
     guest(libc::SYS_symlinkat, ""),
-    row(
-        libc::SYS_mknodat,
-        Phases::GUEST,
-        &[bits(2, c_mode(libc::S_IFMT), c_mode(libc::S_IFREG))],
-        "no device",
-    ),
-    row(
-        libc::SYS_mknodat,
-        Phases::GUEST,
-        &[bits(2, c_mode(libc::S_IFMT), c_mode(libc::S_IFIFO))],
-        "",
-    ),
-    row(
-        libc::SYS_mknodat,
-        Phases::GUEST,
-        &[bits(2, c_mode(libc::S_IFMT), 0)],
-        "the same as a regular file",
-    ),
+    node!(libc::S_IFREG, "no device"),
+    node!(0, "the same as a regular file"),
+    node!(libc::S_IFIFO, ""),
+    node!(libc::S_IFSOCK, "a name only: nobody listens there"),
     serve(
         libc::SYS_mkdir,
         "the standard library's, for the scratch directories; so are the next three",
@@ -324,6 +398,12 @@ pub const ROWS: &[Row] = &[
     any(libc::SYS_mremap, ""),
     any(libc::SYS_madvise, ""),
     any(libc::SYS_msync, ""),
+    row(
+        libc::SYS_mincore,
+        Phases::BOOT,
+        &[],
+        "which pages a snapshot needs",
+    ),
     any(libc::SYS_brk, ""),
     // Waiting.
     any(libc::SYS_poll, ""),
@@ -336,6 +416,9 @@ pub const ROWS: &[Row] = &[
     guest(libc::SYS_select, ""),
     guest(libc::SYS_pselect6, ""),
     guest(libc::SYS_pause, ""),
+    guest(libc::SYS_inotify_init1, ""),
+    guest(libc::SYS_inotify_add_watch, ""),
+    guest(libc::SYS_inotify_rm_watch, ""),
     any(libc::SYS_futex, ""),
     any(libc::SYS_nanosleep, ""),
     any(libc::SYS_clock_nanosleep, ""),
@@ -383,9 +466,11 @@ pub const ROWS: &[Row] = &[
         &[long(0, FORK)],
         "a process, by fork",
     ),
-    any(
+    answer(
         libc::SYS_clone3,
-        "its arguments cannot be judged: a second filter answers ENOSYS, and clone is used",
+        libc::ENOSYS,
+        &[],
+        "its arguments lie in memory: whoever asks goes on to clone",
     ),
     any(libc::SYS_set_robust_list, "start of a thread"),
     any(libc::SYS_rseq, "start of a thread"),
@@ -403,13 +488,21 @@ pub const ROWS: &[Row] = &[
     any(libc::SYS_geteuid, ""),
     any(libc::SYS_getgid, ""),
     any(libc::SYS_getegid, ""),
+    any(libc::SYS_getpgrp, ""),
+    any(libc::SYS_getpgid, ""),
+    any(libc::SYS_getsid, ""),
     any(libc::SYS_getrusage, ""),
     any(libc::SYS_uname, ""),
     any(libc::SYS_getrandom, ""),
-    serve(libc::SYS_wait4, ""),
-    serve(libc::SYS_waitid, ""),
-    serve(libc::SYS_pidfd_open, ""),
-    serve(libc::SYS_pidfd_send_signal, ""),
+    any(libc::SYS_wait4, "a guest has no children"),
+    any(libc::SYS_waitid, ""),
+    row(libc::SYS_pidfd_open, Phases::GUEST, OWN_PROCESS, "itself"),
+    answer(
+        libc::SYS_pidfd_send_signal,
+        libc::EPERM,
+        &[],
+        "a directory of /proc is a process, too",
+    ),
     serve(libc::SYS_setpgid, ""),
     serve(libc::SYS_setsid, "a child leads its own session"),
     // Signals: to others from `serve` alone.
