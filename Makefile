@@ -57,7 +57,9 @@ build: packages $(VENV)/.runtime $(BIN)/mayfly-monitor
 up: build
 	$(BIN)/mayfly up
 
+# build/lib keeps modules that are gone from the tree, and setuptools would pack them.
 wheel: $(VENV)/.runtime
+	rm -rf build/lib build/bdist.*
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .
 
 clean:

@@ -17,7 +17,7 @@ import typer
 
 from mayfly import rendering
 from mayfly.client import Answer, Body, Call, Client, message_of
-from mayfly.commands.options import Data, Namespace, Server
+from mayfly.commands.options import Data, Namespace, Server, image_names
 from mayfly.errors import CallFailed, MayflyError, NotFound
 from mayfly.locating import data_directory, server_url
 from mayfly.waiting import parse_duration
@@ -25,7 +25,7 @@ from mayfly.waiting import parse_duration
 _MARGIN_SECONDS = 5.0
 _METHOD = re.compile(r"[A-Za-z][A-Za-z-]*")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The function.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The function.", autocompletion=image_names)]
 
 
 class Style(StrEnum):

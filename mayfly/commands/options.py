@@ -1,12 +1,16 @@
 """Options that several commands share, each said once."""
 
+import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from faas_resources import Image
+from faas_resources.store.directory import DirectoryStore
 from mayfly.doctor import MONITOR_VARIABLE
-from mayfly.locating import DATA_VARIABLE, SERVER_VARIABLE
+from mayfly.locating import DATA_VARIABLE, SERVER_VARIABLE, data_directory
 from mayfly.rendering import Format
 
 Data = Annotated[
@@ -29,3 +33,10 @@ Monitor = Annotated[
 ]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", metavar="NAMESPACE", help="The namespace.")]
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]
+
+
+def image_names(incomplete: str) -> list[str]:
+    """For the shell's completion: the images of the namespace `default` in the directory that the environment names."""
+    named = os.environ.get(DATA_VARIABLE)
+    store = DirectoryStore(data_directory(Path(named) if named else None))
+    return [image.name for image in asyncio.run(store.list(Image, "default")) if image.name.startswith(incomplete)]

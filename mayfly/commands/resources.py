@@ -13,7 +13,7 @@ import typer
 from faas_resources import Image, NotFound
 from faas_resources.store.directory import DirectoryStore
 from mayfly import rendering
-from mayfly.commands.options import Data, Namespace, Output
+from mayfly.commands.options import Data, Namespace, Output, image_names
 from mayfly.locating import data_directory
 from mayfly.manifest_files import read_images
 from mayfly.rendering import Format
@@ -24,7 +24,7 @@ _TYPE = "image.build.kontain.app"
 get = typer.Typer(no_args_is_help=True, help="List resources, or print some.")
 describe = typer.Typer(no_args_is_help=True, help="Show all that is known of a resource.")
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.", show_default=False)]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these.", show_default=False, autocompletion=image_names)]
 
 
 def apply(
@@ -106,7 +106,7 @@ def _row(image: Image, *, wide: bool) -> list[str]:
 @describe.command("image")
 @describe.command("images", hidden=True)
 def describe_image(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=image_names)],
     namespace: Namespace = "default",
     data: Data = None,
 ) -> None:

@@ -226,6 +226,12 @@ def test_completion_prints_a_script(mayfly: Mayfly, shell: str) -> None:
     assert "_MAYFLY_COMPLETE" in finished.stdout
 
 
+def test_completion_knows_the_names_of_functions(mayfly: Mayfly) -> None:
+    applied(mayfly, HELLO, HELLO.replace("hello", "help"), HELLO.replace("hello", "other"))
+    asked = {"_MAYFLY_COMPLETE": "complete_bash", "COMP_WORDS": "mayfly call he", "COMP_CWORD": "2"}
+    assert mayfly(**asked).stdout.split() == ["hello", "help"]
+
+
 def test_the_module_is_the_program(environment: dict[str, str], tmp_path: Path) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "mayfly", "get", "image", "gone"], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
