@@ -14,8 +14,9 @@ use crate::vm::layout::STACK_TOP;
 /// The monitor's own descriptors above the floor: VM, vCPUs, roots, pipes.
 const OWN_DESCRIPTORS: u64 = 2048;
 
-/// Makes the host process fit for a guest: room for descriptors, signals as a fresh program finds them.
-pub fn prepare_process() {
+/// Makes the host process fit for a guest: room for descriptors, signals as a fresh program finds them. Gives the soft limit
+/// of descriptors that the guest has.
+pub fn prepare_process() -> i32 {
     let floor = u64::from(MONITOR_FD_FLOOR.unsigned_abs());
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: locals of the documented type.
@@ -34,6 +35,7 @@ pub fn prepare_process() {
             let _ = host::install(index, 0);
         }
     }
+    crate::fs::descriptors::limit()
 }
 
 /// Opens a program for the loader: it must be a regular file that may be executed.
@@ -85,6 +87,9 @@ impl GuestInfo for Nobody {
     }
     fn hostname(&self) -> Vec<u8> {
         Vec::new()
+    }
+    fn user(&self) -> (u32, u32) {
+        (0, 0)
     }
 }
 
@@ -157,6 +162,10 @@ impl GuestInfo for Process {
 
     fn hostname(&self) -> Vec<u8> {
         if self.contained { b"mayfly".to_vec() } else { host_name() }
+    }
+
+    fn user(&self) -> (u32, u32) {
+        (self.identity.uid, self.identity.gid)
     }
 }
 

@@ -383,12 +383,6 @@ pub fn kernel() -> (Vec<u8>, Vec<u8>) {
     (text(&name.release), text(&name.version))
 }
 
-/// The effective user and group.
-pub fn user() -> (u32, u32) {
-    // SAFETY: these two cannot fail and touch no memory.
-    unsafe { (libc::geteuid(), libc::getegid()) }
-}
-
 /// The ids of the process, its parent, its group and its session, and of the calling thread.
 pub fn process_ids() -> ProcessIds {
     // SAFETY: these cannot fail for the calling process and touch no memory.

@@ -35,6 +35,8 @@ pub trait GuestInfo: Send + Sync {
     fn processors(&self) -> u32;
     /// What uname(2) says.
     fn hostname(&self) -> Vec<u8>;
+    /// The user and the group that it runs as.
+    fn user(&self) -> (u32, u32);
 }
 
 /// One mapping of the guest.
@@ -49,7 +51,7 @@ pub struct Region {
     pub offset: u64,
     pub device: u64,
     pub inode: u64,
-    /// The guest's path of the file, or a name such as `[stack]`.
+    /// The file as the host's /proc names it, or a name such as `[stack]`.
     pub name: Vec<u8>,
 }
 
@@ -253,6 +255,9 @@ impl GuestInfo for NoGuest {
     }
     fn hostname(&self) -> Vec<u8> {
         Vec::new()
+    }
+    fn user(&self) -> (u32, u32) {
+        (0, 0)
     }
 }
 

@@ -327,6 +327,7 @@ impl Position {
 /// Implements sendfile(2).
 fn sendfile(task: &mut Task, [out, input, offset, count, ..]: Args) -> SysResult {
     let (out, input) = (guest_fd(int(out))?, guest_fd(int(input))?);
+    task.process.ready.before(&Wait::Read(input))?;
     let mut offset = Position::read(offset)?;
     // SAFETY: the only pointer is to a local.
     let result = unsafe {
@@ -345,6 +346,7 @@ fn sendfile(task: &mut Task, [out, input, offset, count, ..]: Args) -> SysResult
 /// copy_file_range and splice: between two descriptors, each with a position.
 fn between(task: &Task, number: libc::c_long, [input, from, out, to, length, flags]: Args) -> SysResult {
     let (input, out) = (guest_fd(int(input))?, guest_fd(int(out))?);
+    task.process.ready.before(&Wait::Read(input))?;
     let (mut from, mut to) = (Position::read(from)?, Position::read(to)?);
     let args = [
         register(input),
@@ -378,6 +380,7 @@ fn splice(task: &mut Task, args: Args) -> SysResult {
 /// Implements tee(2).
 fn tee(task: &mut Task, [input, out, length, flags, ..]: Args) -> SysResult {
     let (input, out) = (guest_fd(int(input))?, guest_fd(int(out))?);
+    task.process.ready.before(&Wait::Read(input))?;
     // SAFETY: no pointers.
     unsafe {
         task.host(
@@ -409,6 +412,9 @@ fn vmsplice(task: &mut Task, [fd, vector, count, flags, ..]: Args) -> SysResult 
         )?
     };
     let reads = int(mode) & libc::O_ACCMODE == libc::O_RDONLY;
+    if reads {
+        task.process.ready.before(&Wait::Read(number))?;
+    }
     transfer(
         task,
         fd,

@@ -193,7 +193,7 @@ impl Node {
         stat.st_size = 0;
         stat.st_blocks = 0;
         stat.st_blksize = 1024;
-        (stat.st_uid, stat.st_gid) = host::user();
+        (stat.st_uid, stat.st_gid) = files.guest.user();
         Ok(stat)
     }
 

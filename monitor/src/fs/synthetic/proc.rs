@@ -457,6 +457,7 @@ fn status(files: &Files<'_>, thread: i32) -> Vec<u8> {
     let (all, resident, code) = (all * 4, resident * 4, code * 4);
     let ids = host::process_ids();
     let name = files.guest.thread_name(thread).unwrap_or_default();
+    let (user, group) = files.guest.user();
     // What is the same for the monitor's process and for the guest's, because the guest's calls set it there.
     let host = host::content(host::borrow(&files.namespace.proc), c"thread-self/status").unwrap_or_default();
     let host = String::from_utf8_lossy(&host);
@@ -475,7 +476,8 @@ fn status(files: &Files<'_>, thread: i32) -> Vec<u8> {
             ids.process
         ),
         format!("PPid:\t{}\nTracerPid:\t0\n", ids.parent),
-        shared(&["Uid", "Gid", "FDSize", "Groups"]),
+        format!("Uid:\t{user}\t{user}\t{user}\t{user}\nGid:\t{group}\t{group}\t{group}\t{group}\n"),
+        format!("FDSize:\t{}\nGroups:\t \n", descriptors::limit()),
         format!("VmPeak:\t{all:>8} kB\nVmSize:\t{all:>8} kB\nVmLck:\t       0 kB\nVmPin:\t       0 kB\n"),
         format!("VmHWM:\t{resident:>8} kB\nVmRSS:\t{resident:>8} kB\nRssAnon:\t{resident:>8} kB\n"),
         format!("RssFile:\t       0 kB\nRssShmem:\t       0 kB\nVmData:\t{resident:>8} kB\n"),
@@ -485,7 +487,10 @@ fn status(files: &Files<'_>, thread: i32) -> Vec<u8> {
             files.guest.threads().len().max(1)
         ),
         shared(&["SigQ", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"]),
-        shared(&["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"]),
+        ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
+            .map(|name| format!("{name}:\t0000000000000000\n"))
+            .concat(),
+        "NoNewPrivs:\t1\n".to_owned(),
         format!(
             "Seccomp:\t0\nCpus_allowed:\t{:x}\n",
             u64::MAX >> (64 - processors)
