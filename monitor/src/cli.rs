@@ -63,6 +63,14 @@ fn dispatch() -> Result<ExitCode, Problem> {
     let mut parser = lexopt::Parser::from_env();
     match parser.next()? {
         Some(Value(command)) if command == "run" => run(parser),
+        // For the monitor itself: a guest of `run` executes a program.
+        Some(Value(command)) if command == "exec" => {
+            let fd = parser.value()?.parse()?;
+            match run::execute(fd) {
+                Err(error) => Err(Problem::Run(error)),
+                Ok(never) => match never {},
+            }
+        }
         Some(Value(command)) if command == "serve" => serve(parser),
         Some(Value(command)) if command == "syscalls" => syscalls(parser),
         Some(Long("version")) => {

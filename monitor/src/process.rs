@@ -10,6 +10,7 @@ use crate::lifecycle::{Exit, Plan};
 use crate::ledger::Ledger;
 use crate::memory::space::Space;
 use crate::ready::Ready;
+use crate::run::Launch;
 use crate::signals::Actions;
 use crate::syscalls::sockets::Sockets;
 use crate::task::TaskState;
@@ -46,6 +47,28 @@ pub struct Threads {
     pub changed: Condvar,
 }
 
+/// All locks of a process, so that a fork finds them free in the child.
+pub struct Held<'a> {
+    space: MutexGuard<'a, Space>,
+    _actions: MutexGuard<'a, Actions>,
+    _sockets: MutexGuard<'a, Sockets>,
+    _threads: MutexGuard<'a, Vec<Thread>>,
+    vcpus: MutexGuard<'a, Vec<Vcpu>>,
+    _plan: MutexGuard<'a, Option<Plan>>,
+    _exit: MutexGuard<'a, Option<Exit>>,
+}
+
+impl Held<'_> {
+    /// In the child: a VM of its own over the copied memory, and its first vCPU.
+    pub fn make_own(mut self, process: &Process) -> Result<Vcpu, Errno> {
+        self.vcpus.clear();
+        let vm = process.device.create_vm().map_err(|_| Errno::AGAIN)?;
+        self.space.replace_vm(vm)?;
+        process.next_vcpu.store(1, Ordering::Relaxed);
+        Vcpu::new(&process.device, self.space.vm(), 0).map_err(|_| Errno::AGAIN)
+    }
+}
+
 pub struct Process {
     pub device: Arc<Device>,
     space: Mutex<Space>,
@@ -64,6 +87,8 @@ pub struct Process {
     pub trace: bool,
     /// Whether this is an instance or a boot: its end is told in the ledger.
     pub contained: bool,
+    /// How `run` was started: what its children need to execute programs. `None`: it may have no children.
+    pub launch: Option<Launch>,
     /// What to do at the moment of readiness, and at the guest's exit.
     plan: Mutex<Option<Plan>>,
     exit: Mutex<Option<Exit>>,
@@ -84,6 +109,7 @@ pub struct Parts {
     pub memory_limit: u64,
     pub trace: bool,
     pub contained: bool,
+    pub launch: Option<Launch>,
 }
 
 impl Process {
@@ -102,6 +128,7 @@ impl Process {
             memory_limit: parts.memory_limit,
             trace: parts.trace,
             contained: parts.contained,
+            launch: parts.launch,
             plan: Mutex::default(),
             exit: Mutex::default(),
             next_vcpu: AtomicUsize::new(0),
@@ -141,6 +168,24 @@ impl Process {
 
     pub fn take_exit(&self) -> Option<Exit> {
         self.exit.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Takes every lock of the process, for a fork.
+    pub fn hold_all(&self) -> Held<'_> {
+        Held {
+            space: self.lock_space(),
+            _actions: self.lock_actions(),
+            _sockets: self.lock_sockets(),
+            _threads: self.lock_threads(),
+            vcpus: self.free_vcpus.lock().unwrap_or_else(PoisonError::into_inner),
+            _plan: self.plan.lock().unwrap_or_else(PoisonError::into_inner),
+            _exit: self.exit.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// In the child of a fork: the calling thread is all there is.
+    pub fn only_thread(&self, tid: i32) {
+        *self.lock_threads() = vec![Thread { tid, host_tid: tid, rested: None }];
     }
 
     /// Waits while the process is at rest.

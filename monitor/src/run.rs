@@ -1,9 +1,15 @@
 //! `mayfly-monitor run`: a program of this machine, once, in a virtual machine, as a shell would run it.
 
-use std::ffi::{CString, OsString};
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::fs::{Access, At, Builder};
@@ -56,19 +62,58 @@ fn c_string(text: &OsString) -> Result<CString, RunError> {
     CString::new(text.as_bytes()).map_err(|_| RunError::Argument(text.clone()))
 }
 
-/// Runs the program; returns only if it could not be started.
-pub fn run(options: &Options) -> Result<std::convert::Infallible, RunError> {
-    guest::prepare_process();
-    let device = Arc::new(Device::open(&options.device)?);
-    let vm = device.create_vm()?;
-    let mut space = Space::new(vm, options.memory).map_err(RunError::Memory)?;
-    let root = options.rootfs.as_deref().unwrap_or(Path::new("/"));
-    let root_error = |source| RunError::Root { path: root.display().to_string(), source };
-    let mut builder = Builder::new(root, Access::ReadWrite).map_err(root_error)?.with_devices();
-    builder = builder.proc().and_then(Builder::dev).map_err(root_error)?;
-    let files = builder.build();
-    // SAFETY: identifiers have no preconditions.
-    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+/// How `run` was started; the same for all processes that come of it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Launch {
+    pub rootfs: Option<Vec<u8>>,
+    pub device: String,
+    pub memory: u64,
+    pub trace: bool,
+}
+
+impl Launch {
+    fn root(&self) -> &Path {
+        self.rootfs.as_deref().map_or(Path::new("/"), |root| Path::new(OsStr::from_bytes(root)))
+    }
+}
+
+/// A program to begin with: the one of the command line, or one that the guest executes.
+#[derive(Serialize, Deserialize)]
+pub struct Image {
+    pub launch: Launch,
+    /// A path of the guest.
+    pub path: CString,
+    pub args: Vec<CString>,
+    pub env: Vec<CString>,
+    /// Rust's start-up ignores SIGPIPE, so this cannot be asked of the kernel.
+    pub ignores_pipe: bool,
+    /// The guest's soft limit of descriptors.
+    pub open_files: i32,
+}
+
+impl Image {
+    /// Writes it to a memory file that an exec leaves open.
+    pub fn save(&self) -> Result<OwnedFd, Errno> {
+        let bytes = postcard::to_stdvec(self).map_err(|_| Errno(libc::E2BIG))?;
+        let file = crate::snapshot::image::create_empty(c"mayfly-exec")?;
+        let mut writer = File::from(file);
+        writer.write_all(&bytes)?;
+        crate::syscalls::processes::passed_on(&writer.into())
+    }
+
+    fn load(fd: i32) -> Result<Self, Errno> {
+        // SAFETY: the descriptor that `save` made for this process; a wrong number fails to read.
+        let mut file = unsafe { File::from_raw_fd(fd) };
+        file.rewind()?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        postcard::from_bytes(&bytes).map_err(|_| Errno::INVAL)
+    }
+}
+
+/// Runs the program of the command line; returns only if it could not be started.
+pub fn run(options: &Options) -> Result<Infallible, RunError> {
+    let limit = guest::prepare_process();
     let mut args = vec![c_string(&options.program)?];
     for arg in &options.args {
         args.push(c_string(arg)?);
@@ -81,11 +126,47 @@ pub fn run(options: &Options) -> Result<std::convert::Infallible, RunError> {
             c_string(&entry)
         })
         .collect::<Result<Vec<_>, _>>()?;
-    if options.rootfs.is_some() {
+    let path = find(&options.program, options.rootfs.as_deref());
+    let launch = Launch {
+        rootfs: options.rootfs.as_ref().map(|root| {
+            std::fs::canonicalize(root).unwrap_or_else(|_| root.clone()).into_os_string().into_vec()
+        }),
+        device: options.device.clone(),
+        memory: options.memory,
+        trace: options.trace,
+    };
+    let enters = options.rootfs.is_some();
+    let path = c_string(&path.into_os_string())?;
+    start(Image { launch, path, args, env, ignores_pipe: false, open_files: limit }, enters)
+}
+
+/// Goes on as the program that a guest executed.
+pub fn execute(fd: i32) -> Result<Infallible, RunError> {
+    guest::prepare_process();
+    let image = Image::load(fd).map_err(RunError::Memory)?;
+    crate::fs::descriptors::set_limit(u64::from(image.open_files.unsigned_abs()));
+    if image.ignores_pipe {
+        // SAFETY: the disposition that the program before left.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    }
+    start(image, false)
+}
+
+fn start(image: Image, enters_root: bool) -> Result<Infallible, RunError> {
+    let Image { launch, path, args, env, .. } = image;
+    let device = Arc::new(Device::open(&launch.device)?);
+    let vm = device.create_vm()?;
+    let mut space = Space::new(vm, launch.memory).map_err(RunError::Memory)?;
+    let root_error = |source| RunError::Root { path: launch.root().display().to_string(), source };
+    let mut builder = Builder::new(launch.root(), Access::ReadWrite).map_err(root_error)?.with_devices();
+    builder = builder.proc().map_err(root_error)?;
+    let files = builder.build();
+    if enters_root {
         guest::early(&files).change_directory(At::cwd(c"/")).map_err(root_error)?;
     }
-    let path = find(&options.program, options.rootfs.as_deref());
-    let request = loader::Request { path: &c_string(&path.into_os_string())?, args, env: env.clone(), uid, gid };
+    // SAFETY: identifiers have no preconditions.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let request = loader::Request { path: &path, args, env: env.clone(), uid, gid };
     let loaded = loader::load(&mut space, &request, &|path| guest::open_program(guest::early(&files), path))?;
     let mut actions: Actions = [Action::default(); 65];
     for (signal, action) in actions.iter_mut().enumerate().skip(1) {
@@ -102,9 +183,10 @@ pub fn run(options: &Options) -> Result<std::convert::Infallible, RunError> {
         ready: Arc::new(Ready::new(None)),
         ledger: Ledger::allocate().map_err(RunError::Memory)?,
         identity: Identity { uid, gid, exe: loaded.exe.clone(), args: loaded.args.clone(), env, auxiliary: loaded.auxiliary },
-        memory_limit: options.memory,
-        trace: options.trace,
+        memory_limit: launch.memory,
+        trace: launch.trace,
         contained: false,
+        launch: Some(launch),
     }));
     let vcpu = process.take_vcpu().map_err(RunError::Memory)?;
     let mut task = Task::new(process, vcpu, host::inherited_mask());

@@ -31,6 +31,8 @@ pub enum Flow {
     Replaced,
     /// This thread ends.
     ThreadEnd,
+    /// Return the value, on a vCPU that has not run yet (the child of a fork).
+    Fresh,
 }
 
 /// A thread at rest: everything needed to go on elsewhere.
@@ -47,6 +49,18 @@ pub struct TaskState {
     pub main: bool,
 }
 
+/// See `Task::keep`.
+pub struct Kept {
+    registers: Registers,
+    mask: u64,
+    alt: AltStack,
+    clear_tid: u64,
+    robust_list: u64,
+    tid: i32,
+    main: bool,
+    shared: bool,
+}
+
 pub struct Task {
     pub process: Arc<Process>,
     pub vcpu: Vcpu,
@@ -60,6 +74,8 @@ pub struct Task {
     pub tid: i32,
     pub main: bool,
     pub flow: Flow,
+    /// The child of a vfork runs on this task: it shares the parent's memory and ends alone.
+    pub shared: bool,
     /// `registers` is the state of ring 3. Not so while an exit that the guest has begun is still to come.
     settled: bool,
     last_fault: (u64, u64),
@@ -85,6 +101,7 @@ impl Task {
             tid,
             main,
             flow: Flow::Return,
+            shared: false,
             settled: true,
             last_fault: (0, 0),
         }
@@ -163,6 +180,53 @@ impl Task {
         }
     }
 
+    // ------------------------------------------------------------------ vfork
+
+    /// What a vfork child may change and its parent needs back.
+    pub fn keep(&self) -> Kept {
+        Kept {
+            registers: self.registers,
+            mask: self.mask,
+            alt: self.alt,
+            clear_tid: self.clear_tid,
+            robust_list: self.robust_list,
+            tid: self.tid,
+            main: self.main,
+            shared: self.shared,
+        }
+    }
+
+    pub fn go_back(&mut self, kept: Kept) {
+        self.registers = kept.registers;
+        self.mask = kept.mask;
+        self.alt = kept.alt;
+        self.clear_tid = kept.clear_tid;
+        self.robust_list = kept.robust_list;
+        self.tid = kept.tid;
+        self.main = kept.main;
+        self.shared = kept.shared;
+        self.flow = Flow::Return;
+        self.settled = true;
+    }
+
+    /// In the child of a vfork: goes on behind the call, until the process ends or executes.
+    pub fn run_shared(&mut self, stack: u64) {
+        // SAFETY: gettid has no preconditions.
+        self.tid = unsafe { libc::gettid() };
+        self.main = true;
+        self.shared = true;
+        self.alt = AltStack::NONE;
+        self.clear_tid = 0;
+        self.registers.rax = 0;
+        if stack != 0 {
+            self.registers.rsp = stack;
+        }
+        self.registers.rflags = self.registers.rflags & USER_FLAGS | FIXED_FLAGS;
+        let rip = self.vcpu.registers().rip;
+        self.resume_through(low::frame_address(self.vcpu.id), rip);
+        self.run();
+    }
+
     // ------------------------------------------------------------------ exits
 
     fn port(&mut self, port: u16) {
@@ -189,12 +253,16 @@ impl Task {
         match self.flow {
             Flow::ThreadEnd => return,
             Flow::Replaced => {}
-            Flow::Return => self.set_result(number, result),
+            Flow::Return | Flow::Fresh => self.set_result(number, result),
         }
         self.deliver_pending();
         self.registers.rflags = self.registers.rflags & USER_FLAGS | FIXED_FLAGS;
         if self.must_rest() {
             // `come_to_rest` takes the registers as they are here.
+            return;
+        }
+        if self.flow == Flow::Fresh {
+            self.vcpu.set_registers(self.registers);
             return;
         }
         self.resume_through(low::frame_address(self.vcpu.id), raw.rip);

@@ -59,6 +59,26 @@ pub struct Request<'a> {
     pub gid: u32,
 }
 
+/// Whether a program could be loaded, as execve(2) answers: nothing is mapped.
+pub fn check(path: &CStr, open: &dyn Fn(&CStr) -> Result<OwnedFd, Errno>) -> Result<(), Errno> {
+    let mut path = path.to_owned();
+    for _ in 0..=SCRIPT_DEPTH {
+        let file = open(&path)?;
+        let Some((interpreter, _)) = script(&file) else {
+            let image = elf::Image::read(&file, "").map_err(|error| match error {
+                LoadError::Open { source, .. } => source,
+                _ => Errno(libc::ENOEXEC),
+            })?;
+            return match &image.interpreter {
+                Some(interpreter) => open(interpreter).map(|_| ()),
+                None => Ok(()),
+            };
+        };
+        path = interpreter;
+    }
+    Err(Errno::LOOP)
+}
+
 /// Loads a program into a fresh address space. `open` opens a guest path for reading, and checks that it may be executed.
 pub fn load(
     space: &mut Space,

@@ -97,6 +97,13 @@ impl Space {
         &self.vm
     }
 
+    /// In the child of a fork: the same memory under a VM of its own.
+    pub fn replace_vm(&mut self, mut vm: Vm) -> Result<(), Errno> {
+        vm.adopt(&self.vm)?;
+        self.vm = vm;
+        Ok(())
+    }
+
     pub fn committed(&self) -> u64 {
         self.committed
     }

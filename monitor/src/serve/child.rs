@@ -173,6 +173,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         memory_limit: bundle.function.memory_bytes,
         trace: false,
         contained: true,
+        launch: None,
     }));
     let vcpu = process.take_vcpu().map_err(|error| internal("vCPU", &error))?;
     for signal in 1..=64 {

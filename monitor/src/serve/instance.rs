@@ -138,6 +138,7 @@ fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -
         memory_limit: bundle.function.memory_bytes,
         trace: false,
         contained: true,
+        launch: None,
     }));
     let remaining = Remaining { options, contract: bundle.function.contract, listener, kontain, image, state };
     Ok((process, remaining, streams.pipes))

@@ -9,6 +9,7 @@ pub mod misc;
 pub mod names;
 pub mod paths;
 pub mod polling;
+pub mod processes;
 pub mod signals;
 pub mod sockets;
 pub mod threads;
@@ -74,6 +75,7 @@ const AREAS: &[&[Entry]] = &[
     memory::ENTRIES,
     misc::ENTRIES,
     paths::ENTRIES,
+    processes::ENTRIES,
     polling::ENTRIES,
     signals::ENTRIES,
     sockets::ENTRIES,
@@ -136,6 +138,14 @@ pub fn dispatch(task: &mut Task, number: u64) -> SysResult {
     };
     eprintln!("[{tid}] {call}({a:#x}, {b:#x}, {c:#x}, {d:#x}, {e:#x}, {f:#x}) = {shown}");
     result
+}
+
+/// One line when a program first needs something that an instance does not have.
+pub fn report_refused(what: &str) {
+    static SAID: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        eprintln!("mayfly-monitor: {what} is not supported in an instance: ENOSYS");
+    }
 }
 
 /// One line for each unknown number, however often it is called.

@@ -5,6 +5,7 @@
 use std::sync::mpsc;
 
 use super::memory::int;
+use super::processes::{Request, clone_process};
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
@@ -14,14 +15,8 @@ use crate::task::{Flow, Task};
 const AREA: &str = "threads";
 
 pub const ENTRIES: &[Entry] = &[
-    entry(libc::SYS_clone, AREA, Level::Emulated, clone, "threads; ENOSYS for processes"),
-    entry(libc::SYS_clone3, AREA, Level::Refused, refuse_process, "ENOSYS: programs fall back to clone"),
-    entry(libc::SYS_fork, AREA, Level::Refused, refuse_process, "ENOSYS: no child processes"),
-    entry(libc::SYS_vfork, AREA, Level::Refused, refuse_process, "ENOSYS: no child processes"),
-    entry(libc::SYS_execve, AREA, Level::Refused, refuse_process, "ENOSYS: no child processes"),
-    entry(libc::SYS_execveat, AREA, Level::Refused, refuse_process, "ENOSYS: no child processes"),
-    entry(libc::SYS_wait4, AREA, Level::Emulated, no_children, "ECHILD"),
-    entry(libc::SYS_waitid, AREA, Level::Emulated, no_children, "ECHILD"),
+    entry(libc::SYS_clone, AREA, Level::Emulated, clone, "processes: ENOSYS in an instance"),
+    entry(libc::SYS_clone3, AREA, Level::Refused, refuse_absent, "ENOSYS: programs fall back to clone"),
     entry(libc::SYS_exit, AREA, Level::Emulated, exit, ""),
     entry(libc::SYS_exit_group, AREA, Level::Emulated, exit_group, ""),
     entry(libc::SYS_set_tid_address, AREA, Level::Emulated, set_tid_address, ""),
@@ -31,12 +26,6 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_futex, AREA, Level::Forwarded, futex, "on the shifted address"),
     entry(libc::SYS_gettid, AREA, Level::Emulated, gettid, ""),
     entry(libc::SYS_getpid, AREA, Level::Forwarded, getpid, ""),
-    entry(libc::SYS_getppid, AREA, Level::Emulated, getppid, "0 in an instance"),
-    entry(libc::SYS_getpgrp, AREA, Level::Forwarded, getpid, "the process leads its own group"),
-    entry(libc::SYS_getpgid, AREA, Level::Forwarded, getpid, "the process leads its own group"),
-    entry(libc::SYS_getsid, AREA, Level::Forwarded, getpid, "the process leads its own session"),
-    entry(libc::SYS_setpgid, AREA, Level::Emulated, accept, "accepted without effect"),
-    entry(libc::SYS_setsid, AREA, Level::Refused, refuse_session, "EPERM: leads one already"),
     entry(libc::SYS_sched_yield, AREA, Level::Forwarded, sched_yield, ""),
     entry(libc::SYS_sched_getaffinity, AREA, Level::Emulated, sched_getaffinity, "the host's CPUs"),
     entry(libc::SYS_sched_setaffinity, AREA, Level::Emulated, accept, "accepted without effect"),
@@ -48,7 +37,7 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_sched_get_priority_min, AREA, Level::Emulated, accept, "0"),
     entry(libc::SYS_getpriority, AREA, Level::Emulated, getpriority, "nice 0"),
     entry(libc::SYS_setpriority, AREA, Level::Emulated, accept, "accepted without effect"),
-    entry(libc::SYS_membarrier, AREA, Level::Refused, refuse_process, "ENOSYS: programs fall back"),
+    entry(libc::SYS_membarrier, AREA, Level::Refused, refuse_absent, "ENOSYS: programs fall back"),
     entry(libc::SYS_getcpu, AREA, Level::Emulated, getcpu, "CPU 0"),
 ];
 
@@ -71,8 +60,7 @@ const HOST_STACK: usize = 256 << 10;
 fn clone(task: &mut Task, [flags, stack, parent_tid, child_tid, tls, _]: Args) -> SysResult {
     let flags = int(flags);
     if flags & libc::CLONE_THREAD == 0 {
-        eprintln!("mayfly-monitor: clone of a process is not supported: ENOSYS");
-        return Err(Errno::NOSYS);
+        return clone_process(task, Request { flags, stack, parent_tid, child_tid, tls });
     }
     if flags & THREAD != THREAD || flags & !UNDERSTOOD & !0xff != 0 {
         return Err(Errno::INVAL);
@@ -149,19 +137,14 @@ fn clear_and_wake(address: u64) {
     }
 }
 
-/// Implements fork(2), vfork(2), execve(2), clone3(2), membarrier(2) as a kernel without them.
-fn refuse_process(_: &mut Task, _: Args) -> SysResult {
+/// Implements clone3(2), membarrier(2), execveat(2) as a kernel without them.
+pub fn refuse_absent(_: &mut Task, _: Args) -> SysResult {
     Err(Errno::NOSYS)
-}
-
-/// Implements wait4(2), waitid(2) for a process without children.
-fn no_children(_: &mut Task, _: Args) -> SysResult {
-    Err(Errno::CHILD)
 }
 
 /// Implements exit(2): the end of a thread, of the process with its last one.
 fn exit(task: &mut Task, [status, ..]: Args) -> SysResult {
-    if task.process.lock_threads().len() == 1 {
+    if task.shared || task.process.lock_threads().len() == 1 {
         crate::lifecycle::exit(&task.process, int(status));
     }
     if task.main {
@@ -231,27 +214,13 @@ fn gettid(task: &mut Task, _: Args) -> SysResult {
     Ok(u64::from(task.tid.unsigned_abs()))
 }
 
-/// Implements getpid(2), getpgrp(2), getpgid(2), getsid(2).
+/// Implements getpid(2).
 fn getpid(_: &mut Task, _: Args) -> SysResult {
     // SAFETY: getpid has no preconditions.
     Ok(u64::from(unsafe { libc::getpid() }.unsigned_abs()))
 }
 
-/// Implements getppid(2).
-fn getppid(task: &mut Task, _: Args) -> SysResult {
-    if task.process.contained {
-        return Ok(0);
-    }
-    // SAFETY: getppid has no preconditions.
-    Ok(u64::from(unsafe { libc::getppid() }.unsigned_abs()))
-}
-
-/// Implements setsid(2) for a process that leads its group.
-fn refuse_session(_: &mut Task, _: Args) -> SysResult {
-    Err(Errno::PERM)
-}
-
-fn accept(_: &mut Task, _: Args) -> SysResult {
+pub fn accept(_: &mut Task, _: Args) -> SysResult {
     Ok(0)
 }
 

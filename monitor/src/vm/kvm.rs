@@ -157,6 +157,16 @@ impl Vm {
         Ok(())
     }
 
+    /// Makes the same parts of memory this VM's as `other` has.
+    pub fn adopt(&mut self, other: &Self) -> Result<(), Errno> {
+        for (chunk, present) in (0u64..).zip(other.slots) {
+            if present {
+                self.ensure(chunk * CHUNK, (chunk + 1) * CHUNK)?;
+            }
+        }
+        self.ensure_tables(u64::from(other.table_slots) * TABLES_CHUNK)
+    }
+
     /// Makes the first `bytes` of the table region memory of the VM.
     pub fn ensure_tables(&mut self, bytes: u64) -> Result<(), Errno> {
         while u64::from(self.table_slots) * TABLES_CHUNK < bytes {

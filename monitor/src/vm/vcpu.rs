@@ -88,8 +88,6 @@ impl Vcpu {
     pub fn new(device: &Device, vm: &Vm, id: usize) -> Result<Self, KvmError> {
         let mut fd = vm.create_vcpu_fd(id)?;
         let run: *mut kvm_run = fd.get_kvm_run();
-        // SAFETY: the mapping of `fd`, of at least one page. A forked child must not inherit it: it makes its own VM.
-        unsafe { libc::madvise(run.cast(), 4096, libc::MADV_DONTFORK) };
         low::build_tss(id);
         fd.set_cpuid2(&device.cpuid).map_err(ioctl_error("KVM_SET_CPUID2"))?;
         let mut sregs = fd.get_sregs().map_err(ioctl_error("KVM_GET_SREGS"))?;
