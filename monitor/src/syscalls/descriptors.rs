@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
-use crate::errno::{Errno, SysResult};
+use crate::errno::{Errno, SysResult, from_libc};
 use crate::fs::descriptors::{self, MONITOR_FD_FLOOR, exclusive, guest_fd};
 use crate::memory::access;
 use crate::task::Task;
@@ -81,13 +81,22 @@ pub unsafe fn make(task: &Task, number: libc::c_long, args: Args) -> SysResult {
     admitted(unsafe { task.host(number, args) })
 }
 
+/// A call that changes the table after the process was told of it, so it is made whatever signal is pending.
+///
+/// # Safety
+/// As `Task::host`.
+unsafe fn at_once(number: libc::c_long, [a, b, c, ..]: Args) -> SysResult {
+    let _alone = exclusive();
+    // SAFETY: the caller vouches for the arguments.
+    from_libc(unsafe { libc::syscall(number, a, b, c) })
+}
+
 /// Implements close(2).
 fn close(task: &mut Task, [fd, ..]: Args) -> SysResult {
     let fd = guest_fd(int(fd))?;
     task.process.closing(fd);
-    let _alone = exclusive();
     // SAFETY: a number of the guest's, no pointers.
-    unsafe { task.host(libc::SYS_close, [register(fd), 0, 0, 0, 0, 0]) }
+    unsafe { at_once(libc::SYS_close, [register(fd), 0, 0, 0, 0, 0]) }
 }
 
 /// Implements close_range(2).
@@ -113,10 +122,9 @@ fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> SysResult {
             .filter(inside)
             .for_each(|fd| task.process.closing(fd));
     }
-    let _alone = exclusive();
     // SAFETY: numbers of the guest's, no pointers.
     unsafe {
-        task.host(
+        at_once(
             libc::SYS_close_range,
             [first.into(), last.into(), register(flags), 0, 0, 0],
         )
@@ -157,15 +165,12 @@ fn replace(task: &Task, old: RawFd, new: RawFd, flags: i32) -> SysResult {
         return Err(Errno::BADF);
     }
     task.process.closing(new);
-    let result = {
-        let _alone = exclusive();
-        // SAFETY: two numbers of the guest's, no pointers.
-        unsafe {
-            task.host(
-                libc::SYS_dup3,
-                [register(old), register(new), register(flags), 0, 0, 0],
-            )?
-        }
+    // SAFETY: two numbers of the guest's, no pointers.
+    let result = unsafe {
+        at_once(
+            libc::SYS_dup3,
+            [register(old), register(new), register(flags), 0, 0, 0],
+        )?
     };
     task.process.duplicated(old, new);
     Ok(result)
