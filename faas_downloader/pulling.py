@@ -79,11 +79,7 @@ class RegistrySource:
         self._registry: _Registry | None = None
 
     def newest(self) -> Digest | None:
-        response = self._request("HEAD", self._wanted)
-        try:
-            return Digest(response.headers.get("Docker-Content-Digest", ""))
-        except DigestError:
-            return None  # the header is optional: a GET tells
+        return _announced(self._request("HEAD", self._wanted))
 
     def resolve(self) -> Resolved:
         data, media_type = self._manifest(self._wanted)
@@ -122,6 +118,9 @@ class RegistrySource:
                 data += piece
                 if len(data) > MAX_MANIFEST:
                     raise ManifestError(f"manifest: more than {MAX_MANIFEST} bytes")
+        # A tag promises no bytes, but the registry says what it holds under it: an altered manifest is something else.
+        if (announced := _announced(response)) is not None:
+            check_bytes(bytes(data), announced)
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         return bytes(data), media_type if media_type in ACCEPTED else None
 
@@ -197,3 +196,11 @@ class RegistrySource:
             if isinstance(error, ValueError) and "authentication" in str(error):
                 raise self._denied("gave no token") from error
             raise BadAnswer(f"the registry {self._reference.registry} cannot be understood: {str(error)[:200]!r}") from error
+
+
+def _announced(response: requests.Response) -> Digest | None:
+    """The digest that a registry gives to a manifest; the header is optional, and may speak of another algorithm."""
+    try:
+        return Digest(response.headers.get("Docker-Content-Digest", ""))
+    except DigestError:
+        return None

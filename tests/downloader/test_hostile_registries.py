@@ -280,6 +280,12 @@ async def test_manifest_that_is_not_the_digest_asked_for_is_refused(node: Node, 
     assert node.current() is None
 
 
+async def test_manifest_of_a_tag_that_is_not_what_the_registry_announces_is_refused(node: Node, bad: Hostile, start: Start) -> None:
+    bad.answers[MANIFESTS] = replying(IMAGE.manifest + b"\n", Content_Type=OCI_MANIFEST, Docker_Content_Digest=IMAGE.digest)
+    await start(retry_attempts=0, retry_steady=1000)
+    await refused(node, bad, "DigestMismatch", IMAGE.digest)
+
+
 @pytest.mark.parametrize("path", [MANIFESTS, BLOBS])
 @pytest.mark.parametrize(
     ("location", "reason"),
