@@ -19,8 +19,12 @@ MONITOR_SOURCES := $(shell find monitor -name target -prune -o -type f -print 2>
 RUN_PACKAGES  := umoci
 TEST_PACKAGES := skopeo docker-registry busybox-static apache2-utils musl-tools
 
+# Side by side, each with its output in one piece; all of them run, whatever one finds.
+CHECKS := check-format check-style check-types check-layers check-crds check-rust-format check-rust-style
+SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint fmt build up wheel clean packages test-packages
+.PHONY: help demo test check lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,17 +39,28 @@ test: build test-packages $(VENV)/.dev
 	$(BIN)/python -m pytest || status=1; \
 	exit $$status
 
-check: lint
-	$(BIN)/python -m pytest -q -m "not slow and not system"
+check: $(VENV)/.dev
+	@$(SIDE_BY_SIDE) check-tests $(CHECKS)
 
 lint: $(VENV)/.dev
+	@$(SIDE_BY_SIDE) $(CHECKS)
+
+check-format:
 	$(BIN)/ruff format --check .
+check-style:
 	$(BIN)/ruff check .
+check-types:
 	$(BIN)/mypy
+check-layers:
 	$(BIN)/lint-imports
+check-crds:
 	$(BIN)/python -m faas_resources.crds --check
+check-rust-format:
 	cargo fmt --check --manifest-path monitor/Cargo.toml
+check-rust-style:
 	cargo clippy $(CARGO_FLAGS) --release --all-targets --quiet -- -D warnings
+check-tests:
+	$(BIN)/python -m pytest -q -m "not slow and not system"
 
 fmt: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -71,10 +71,12 @@ def hello_root(hello: BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> P
     return unpacked(hello, tmp_path_factory.mktemp("hello") / "rootfs")
 
 
+@pytest.mark.slow
 def test_a_python_program_runs_from_its_image_alone(hello: BuiltImage, hello_root: Path) -> None:
     assert json.loads(run(hello_root, *hello.entrypoint)) == {"hello": "world"}
 
 
+@pytest.mark.slow
 def test_byte_code_is_there_and_used(hello_root: Path) -> None:
     assert run(hello_root, "/usr/bin/python3", "-c", "import json, os; print(os.path.exists(json.__cached__))") == "True\n"
     # An unchecked hash: flag bits 0b01 (hash-based) without 0b10 (check the source).
@@ -82,6 +84,7 @@ def test_byte_code_is_there_and_used(hello_root: Path) -> None:
     assert compiled_file.read_bytes()[4:8] == b"\x01\0\0\0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left_out", ["tkinter", "idlelib", "ensurepip", "lib2to3", "test", "unittest/test", "site-packages"])
 def test_what_functions_do_not_need_is_left_out(hello_root: Path, left_out: str) -> None:
     (library,) = (hello_root / "usr" / "lib").glob("python3.*")
@@ -89,6 +92,7 @@ def test_what_functions_do_not_need_is_left_out(hello_root: Path, left_out: str)
     assert not (library / left_out).exists()
 
 
+@pytest.mark.slow
 def test_every_module_that_is_packed_loads(hello_root: Path) -> None:
     program = """
 import importlib, pkgutil, sys, warnings
@@ -109,6 +113,7 @@ print(json.dumps(failed))
     assert {name for name, error in json.loads(failed) if "tkinter" not in error and "lib2to3" not in error} == set()
 
 
+@pytest.mark.slow
 def test_the_image_says_how_it_is_run(hello: BuiltImage) -> None:
     _, config = contents(hello)
     assert config.entrypoint == ("/usr/bin/python3", "/app/main.py")
