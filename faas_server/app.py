@@ -41,6 +41,8 @@ from faas_server.settings import Settings
 _BACKLOG = 1024
 _LINGER_S = 2.0  # that the rest of a refused body is read, so that the client sees the answer and not a reset
 _EXPIRE_S = 1.0
+_CUT_S = 0.5  # for whoever has not ended when its time to drain is over, to notice that it is cancelled
+_MONITORS_S = 5.0  # for monitors to end, once there are no calls
 # A front's word has one spelling: aiohttp's router would find /_mayfly under /%5fmayfly too, past whoever guards the first.
 _ONE_SPELLING = re.compile(r"/[A-Za-z0-9._-]*(?:[/?].*)?", re.DOTALL)
 
@@ -77,12 +79,12 @@ async def serving(settings: Settings) -> AsyncIterator[Server]:
         await stack.enter_async_context(_running(reporter.run(), "reporting", broken))
         await stack.enter_async_context(_running(_expire(receipts), "receipts", broken))
         fleet = Fleet(settings, reporter, receipts, logs, metrics)
-        stack.push_async_callback(fleet.close, settings.drain_timeout)
+        stack.push_async_callback(fleet.close, _MONITORS_S)
         await stack.enter_async_context(_running(_follow(store, fleet), "routing", broken))
-        calls = Calls(settings, receipts, metrics)
+        calls = Calls(settings, receipts)
         management = ManagementFront(settings, fleet, calls, receipts, logs)
         app = _application(settings, fleet, metrics, management, KontainFront(settings, fleet, calls))
-        address = await _listen(app, settings, stack)
+        address = await _listen(app, calls, settings, stack)
         _log.info("listening", host=address[0], port=address[1], data=str(settings.data), pid=os.getpid())
         yield Server(address, fleet, broken)
         _log.info("draining", seconds=settings.drain_timeout)
@@ -228,7 +230,7 @@ def _guarding(metrics: Metrics) -> Middleware:
         finally:
             if isinstance(request.protocol, _Connection):
                 request.protocol.handled = None
-        metrics.refused(response.status)
+        metrics.refused.labels(str(response.status)).inc()
         return response
 
     return guard
@@ -252,9 +254,9 @@ def not_ready_because(settings: Settings, fleet: Fleet) -> list[str]:
     return reasons
 
 
-async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStack) -> tuple[str, int]:
-    """Answers requests until the stack is unwound; then no new connections, and those in flight finish."""
-    runner = web.AppRunner(app, handle_signals=False, handler_cancellation=True, shutdown_timeout=settings.drain_timeout)
+async def _listen(app: web.Application, calls: Calls, settings: Settings, stack: AsyncExitStack) -> tuple[str, int]:
+    """Answers requests until the stack is unwound; then no new connections, and calls in flight finish."""
+    runner = web.AppRunner(app, handle_signals=False, handler_cancellation=True, shutdown_timeout=_CUT_S)
     stack.push_async_callback(runner.cleanup)
     await runner.setup()
     manager = runner.server
@@ -276,6 +278,8 @@ async def _listen(app: web.Application, settings: Settings, stack: AsyncExitStac
         server = await loop.create_server(connection, host, port, backlog=_BACKLOG)
     except OSError as error:
         raise SettingsError(f"listen: {settings.listen}: {error.strerror or error}; give another with --listen") from error
+    stack.push_async_callback(calls.quiet, settings.drain_timeout)
+    stack.callback(manager.pre_shutdown)  # connections without a request end now, others after their answer
     stack.callback(server.close)
     found = server.sockets[0].getsockname()
     return found[0], found[1]

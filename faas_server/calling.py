@@ -14,6 +14,7 @@ A client that closes its connection, also only its sending half, has gone: its c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 import socket
@@ -29,12 +30,12 @@ from faas_server.errors import BrokenPromise, NotTaken, Refusal, ServerError, bu
 from faas_server.fleet import Function
 from faas_server.framing import FAILURE_FIELD, Framing, ResponseHead, request_head, response_head
 from faas_server.instances import Instance
-from faas_server.metrics import Metrics
 from faas_server.receipts import Receipts
 from faas_server.settings import Settings
 from faas_server.supervising import Revision
 
 CALL_ID = "X-Call-Id"
+REVISION = "X-Mayfly-Revision"
 ABANDONED = 499  # the status of a call whose client has gone, in receipts and metrics; nobody gets it
 
 FAILURE = "X-Mayfly-Failure"  # why the function of a contract other than http failed
@@ -101,22 +102,25 @@ class Call:
 
     def headers(self) -> dict[str, str]:
         """What every answer to it carries; a program's answer also has `X-Mayfly-Instance`."""
-        return {CALL_ID: self.id} if self.revision is None else {CALL_ID: self.id, "X-Mayfly-Revision": self.revision.id}
+        return {CALL_ID: self.id} if self.revision is None else {CALL_ID: self.id, REVISION: self.revision.id}
 
 
 class Calls:
     """Runs calls."""
 
-    def __init__(self, settings: Settings, receipts: Receipts, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, receipts: Receipts) -> None:
         self.node = Gate(settings.calls, settings.calls_waiting, status=503, what="this node has too many calls")
         self._settings = settings
         self._receipts = receipts
-        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
+        self._under_way = 0
+        self._quiet = asyncio.Event()
 
     async def run(self, request: web.Request, function: Function, target: bytes) -> web.StreamResponse:
         """Answers a request by an instance of the function; raises nothing but CancelledError, when the client has gone."""
         call = self._accept(request, function, target)
+        self._under_way += 1
+        self._quiet.clear()
         try:
             async with asyncio.timeout_at(call.deadline):
                 self._open_body(call)
@@ -137,6 +141,15 @@ class Calls:
             raise
         finally:
             self._account(call)
+            self._under_way -= 1
+            if not self._under_way:
+                self._quiet.set()
+
+    async def quiet(self, patience: float) -> None:
+        """Waits until no call is under way, but not for longer."""
+        if self._under_way:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), patience)
 
     # ---- the way there
 
@@ -237,7 +250,7 @@ class Calls:
         """Streams the rest of the body in; a problem ends the instance and is raised to whoever waits for its answer."""
         content = call.request.content
         try:
-            if call.request.headers.get("Expect", "").lower() == "100-continue" and not call.opening:
+            if "Expect" in call.request.headers and call.request.version >= HttpVersion11 and not call.opening:
                 await call.request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             while not instance.ended and (part := await content.readany()):
                 self._count(call, len(part))
@@ -273,7 +286,7 @@ class Calls:
         whole = instance.whole and head.framing is not Framing.EOF
         chunked, framing, goes_on = self._answer_framing(call, head, len(part) if whole else None)
         self._count_answer(call, len(part), head.length if head.framing is Framing.LENGTH else None)
-        first = response_head(head, request.version, framing=framing, added=self._added(call, head), close=not goes_on)
+        first = response_head(head, request.version, framing=framing, added=self._added(call, revision, head), close=not goes_on)
         call.status = head.status
         call.first_byte = self._loop.time() - call.began
         await writer.write(first + _chunk(part) if chunked and part else first + part)
@@ -302,9 +315,8 @@ class Calls:
             return True, b"Transfer-Encoding: chunked\r\n", goes_on
         return False, b"", False
 
-    def _added(self, call: Call, head: ResponseHead) -> bytes:
-        headers = {**call.headers(), "X-Mayfly-Instance": call.instance}
-        added = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+    def _added(self, call: Call, revision: Revision, head: ResponseHead) -> bytes:
+        added = f"{CALL_ID}: {call.id}\r\n{REVISION}: {revision.id}\r\nX-Mayfly-Instance: {call.instance}\r\n".encode()
         if self._settings.cors_origins and "Origin" in call.request.headers and head.get(b"access-control-allow-origin") is None:
             added += b"Access-Control-Allow-Origin: %s\r\n" % self._settings.cors_origins.encode()
         return added
@@ -352,8 +364,7 @@ class Calls:
 
     def _account(self, call: Call) -> None:
         seconds = self._loop.time() - call.began
-        if not call.function.gone:
-            self._metrics.call(call.function.key, call.status, seconds, call.waited)
+        call.function.metrics.call(call.status, seconds, call.waited)
         if call.revision is None:
             return
         view = {

@@ -17,7 +17,7 @@ from faas_resources.conditions import Truth
 from faas_server.admission import Gate
 from faas_server.errors import Refusal, busy
 from faas_server.logs import Logs
-from faas_server.metrics import Gauges, Metrics
+from faas_server.metrics import FunctionMetrics, Gauges, Metrics
 from faas_server.monitor import Ended, Log, Monitor
 from faas_server.receipts import Receipts
 from faas_server.reporting import Report, Reporter
@@ -34,8 +34,9 @@ _log = structlog.get_logger(__name__)
 class Function:
     """One deployed function, as calls see it."""
 
-    def __init__(self, key: Key, limit: int, queue: int) -> None:
+    def __init__(self, key: Key, limit: int, queue: int, metrics: FunctionMetrics) -> None:
         self.key = key
+        self.metrics = metrics
         self.name = "/".join(key)
         self.gate = Gate(limit, queue, status=429, what="the function has too many calls")
         self.serving: Revision | None = None
@@ -132,7 +133,7 @@ class Fleet:
     def _deploy(self, key: Key, bundle: Bundle) -> None:
         function = self.functions.get(key)
         if function is None:
-            function = Function(key, bundle.spec.concurrency, self._settings.function_calls_waiting)
+            function = Function(key, bundle.spec.concurrency, self._settings.function_calls_waiting, FunctionMetrics(self._metrics, key))
             self.functions[key] = function
         elif function.target().id == bundle.spec.revision:
             return
@@ -156,7 +157,7 @@ class Fleet:
             self._retire(revision)
         function.wake()
         self._reporter.forget(function.key)
-        self._metrics.forget(function.key)
+        function.metrics.forget()
 
     def _retire(self, revision: Revision, patience: float | None = None) -> None:
         task = asyncio.create_task(revision.retire(patience), name=f"retire {revision.id}")
@@ -188,22 +189,20 @@ class Fleet:
 
     def ended(self, revision: Revision, event: Ended) -> None:
         """See Listener."""
-        key = (revision.spec.namespace, revision.spec.name)
-        self._receipts.ended("/".join(key), event)
-        if key in self.functions:  # the last instances of a function that is gone would bring its series back
-            self._metrics.ended(key, event)
+        self._receipts.ended(revision.function, event)
+        function = self.functions.get((revision.spec.namespace, revision.spec.name))
+        if function is not None:
+            function.metrics.ended(event)
 
     def logged(self, revision: Revision, event: Log) -> None:
         """See Listener."""
-        self._logs.add(f"{revision.spec.namespace}/{revision.spec.name}", revision.id, event)
+        self._logs.add(revision.function, revision.id, event)
 
     def ran(self, revision: Revision, monitor: Monitor) -> None:
         """See Listener."""
-        key = (revision.spec.namespace, revision.spec.name)
-        if key in self.functions:
-            self._metrics.bad_lines(key, monitor.bad_lines)
-            if revision.state is not State.DRAINING:
-                self._metrics.restarted(key)
+        function = self.functions.get((revision.spec.namespace, revision.spec.name))
+        if function is not None:
+            function.metrics.ran(monitor.bad_lines, again=revision.state is not State.DRAINING)
 
     # ---- what others see
 

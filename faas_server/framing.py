@@ -12,7 +12,9 @@ from anybody else it is dropped.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
+from email.utils import formatdate
 from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
@@ -34,6 +36,7 @@ _FORWARDED = frozenset(b"forwarded x-forwarded-for x-forwarded-host x-forwarded-
 _OURS = frozenset((b"content-length", b"expect", b"x-call-id")) | _HOP_BY_HOP | _FORWARDED
 _OURS_PREFIX = b"x-mayfly-"
 _FROM_PROGRAM_DROPPED = frozenset((b"content-length", b"x-call-id")) | _HOP_BY_HOP
+_NONE: frozenset[bytes] = frozenset()
 FAILURE_FIELD = b"x-mayfly-failure"
 
 
@@ -122,6 +125,9 @@ def request_head(request: web.Request, target: bytes, *, framing: bytes, added: 
         elif canonical in _OURS or canonical.startswith(_OURS_PREFIX) or lower in named:
             continue
         parts += (name, b": ", value, b"\r\n")
+    if not host:  # HTTP/1.0 knows requests without it, HTTP/1.1 does not
+        host = b"localhost"
+        parts.append(b"Host: localhost\r\n")
     parts += (b"X-Forwarded-For: ", peer, b"\r\n")
     if not trusted:
         parts += (b"X-Forwarded-Host: ", host, b"\r\nX-Forwarded-Proto: ", request.scheme.encode("ascii"), b"\r\n")
@@ -131,10 +137,8 @@ def request_head(request: web.Request, target: bytes, *, framing: bytes, added: 
 
 def _named_by_connection(fields: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """The field names that `Connection` fields declare hop-by-hop."""
-    named = [value for name, value in fields if name.lower() == b"connection"]
-    if not named or named in ([b"close"], [b"keep-alive"]):
-        return frozenset()
-    return frozenset(token.strip().lower() for value in named for token in value.split(b","))
+    named = [value for name, value in fields if len(name) == len(b"connection") and name.lower() == b"connection"]
+    return frozenset(token.strip().lower() for value in named for token in value.split(b",")) if named else _NONE
 
 
 # ---- from a program
@@ -167,12 +171,16 @@ def judged(status: int, version: str, fields: Fields, *, bodiless: bool) -> Resp
 def response_head(head: ResponseHead, version: tuple[int, int], *, framing: bytes, added: bytes, close: bool) -> bytes:
     """The head that a client gets; `framing` and `added` as in `request_head`, `close`: the connection ends with this answer."""
     named = _named_by_connection(head.fields)
+    dated = False
     parts = [_status_line(head.status, version)]
     for name, value in head.fields:
         lower = name.lower()
         if lower in _FROM_PROGRAM_DROPPED or lower.startswith(_OURS_PREFIX) or lower in named:
             continue
+        dated = dated or lower == b"date"
         parts += (name, b": ", value, b"\r\n")
+    if not dated:  # whoever forwards an answer adds it (RFC 9110, 6.6.1)
+        parts.append(_date(int(time.time())))
     parts += (added, framing)
     if close:
         parts.append(b"Connection: close\r\n")
@@ -180,6 +188,11 @@ def response_head(head: ResponseHead, version: tuple[int, int], *, framing: byte
         parts.append(b"Connection: keep-alive\r\n")
     parts.append(b"\r\n")
     return b"".join(parts)
+
+
+@lru_cache(maxsize=1)
+def _date(now: int) -> bytes:
+    return f"Date: {formatdate(now, usegmt=True)}\r\n".encode("ascii")
 
 
 @lru_cache(maxsize=1024)

@@ -39,54 +39,84 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._calls = Counter("mayfly_calls", "Calls that were answered, by status.", (*_FUNCTION, "code"), registry=self.registry)
-        self._seconds = Histogram(
-            "mayfly_call_seconds", "From the request's head to the end of the answer.", _FUNCTION, buckets=_BUCKETS, registry=self.registry
-        )
-        self._wait = Histogram("mayfly_call_wait_seconds", "Time in queues.", _FUNCTION, buckets=_BUCKETS, registry=self.registry)
-        self._refused = Counter("mayfly_refused", "Requests that belong to no function, by status.", ("code",), registry=self.registry)
-        self._ends = Counter("mayfly_instance_ends", "Instances that are gone, by cause.", (*_FUNCTION, "cause"), registry=self.registry)
-        self._cpu = Counter("mayfly_cpu_seconds", "CPU time of instances.", _FUNCTION, registry=self.registry)
-        self._restarts = Counter("mayfly_monitor_restarts", "Monitors started again after their end.", _FUNCTION, registry=self.registry)
-        self._bad_lines = Counter("mayfly_monitor_bad_lines", "Malformed lines of monitors.", _FUNCTION, registry=self.registry)
+        self.refused = Counter("mayfly_refused", "Requests that belong to no function, by status.", ("code",), registry=self.registry)
+        self.calls = self._counter("mayfly_calls", "Calls that were answered, by status.", "code")
+        self.seconds = self._histogram("mayfly_call_seconds", "From the request's head to the end of the answer.")
+        self.wait = self._histogram("mayfly_call_wait_seconds", "Time in queues.")
+        self.ends = self._counter("mayfly_instance_ends", "Instances that are gone, by cause.", "cause")
+        self.cpu = self._counter("mayfly_cpu_seconds", "CPU time of instances.")
+        self.restarts = self._counter("mayfly_monitor_restarts", "Monitors started again after their end.")
+        self.bad_lines = self._counter("mayfly_monitor_bad_lines", "Malformed lines of monitors.")
+
+    def of_functions(self) -> tuple[Counter | Histogram, ...]:
+        """Those whose series belong to functions."""
+        return (self.calls, self.seconds, self.wait, self.ends, self.cpu, self.restarts, self.bad_lines)
 
     def observe(self, gauges: Callable[[], Iterable[Gauges]]) -> None:
         """Names the source of what is asked for at each scrape."""
         self.registry.register(_Asked(gauges))
 
-    def call(self, key: Key, status: int, seconds: float, waited: float) -> None:
-        """A call is over."""
-        self._calls.labels(*key, _KNOWN_STATUS.get(status) or f"{status // 100}xx").inc()
-        self._seconds.labels(*key).observe(seconds)
-        self._wait.labels(*key).observe(waited)
-
-    def refused(self, status: int) -> None:
-        """A request was refused before it belonged to a function."""
-        self._refused.labels(_KNOWN_STATUS.get(status, "other")).inc()
-
-    def ended(self, key: Key, event: Ended) -> None:
-        """An instance is gone."""
-        self._ends.labels(*key, event.cause).inc()
-        self._cpu.labels(*key).inc(event.cpu_us / 1e6)
-
-    def restarted(self, key: Key) -> None:
-        """A monitor was started again."""
-        self._restarts.labels(*key).inc()
-
-    def bad_lines(self, key: Key, count: int) -> None:
-        """A monitor that is gone had sent malformed lines."""
-        if count:
-            self._bad_lines.labels(*key).inc(count)
-
-    def forget(self, key: Key) -> None:
-        """A function is gone, and its series with it."""
-        labels = dict(zip(_FUNCTION, key, strict=True))
-        for metric in (self._calls, self._seconds, self._wait, self._ends, self._cpu, self._restarts, self._bad_lines):
-            metric.remove_by_labels(labels)
-
     def page(self) -> bytes:
         """The page that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, (*_FUNCTION, *labels), registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, _FUNCTION, buckets=_BUCKETS, registry=self.registry)
+
+
+class FunctionMetrics:
+    """The series of one function, looked up once; nothing is counted any more after `forget`."""
+
+    def __init__(self, metrics: Metrics, key: Key) -> None:
+        self._metrics = metrics
+        self._key = key
+        self._forgotten = False
+        self._seconds = metrics.seconds.labels(*key)
+        self._wait = metrics.wait.labels(*key)
+        self._cpu = metrics.cpu.labels(*key)
+        self._calls: dict[int, Counter] = {}
+        self._ends: dict[str, Counter] = {}
+
+    def call(self, status: int, seconds: float, waited: float) -> None:
+        """A call is over."""
+        if self._forgotten:
+            return
+        counter = self._calls.get(status)
+        if counter is None:
+            code = _KNOWN_STATUS.get(status) or f"{status // 100}xx"
+            counter = self._calls[status] = self._metrics.calls.labels(*self._key, code)
+        counter.inc()
+        self._seconds.observe(seconds)
+        self._wait.observe(waited)
+
+    def ended(self, event: Ended) -> None:
+        """An instance is gone."""
+        if self._forgotten:
+            return
+        counter = self._ends.get(event.cause)
+        if counter is None:
+            counter = self._ends[event.cause] = self._metrics.ends.labels(*self._key, event.cause)
+        counter.inc()
+        self._cpu.inc(event.cpu_us / 1e6)
+
+    def ran(self, bad_lines: int, *, again: bool) -> None:
+        """A monitor is gone, and is started again or not."""
+        if self._forgotten:
+            return
+        if bad_lines:
+            self._metrics.bad_lines.labels(*self._key).inc(bad_lines)
+        if again:
+            self._metrics.restarts.labels(*self._key).inc()
+
+    def forget(self) -> None:
+        """The function is gone, and its series with it."""
+        self._forgotten = True
+        labels = dict(zip(_FUNCTION, self._key, strict=True))
+        for metric in self._metrics.of_functions():
+            metric.remove_by_labels(labels)
 
 
 class _Asked:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, cast
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from faas_server.errors import MonitorFailed
 
@@ -127,6 +128,12 @@ class Ended(Event):
         """The program ended its answer by itself."""
         return self.cause in self.WHOLE and not self.code
 
+    def receipt(self) -> dict[str, object]:
+        """What it says beyond whose end it is."""
+        fields = dict(vars(self))
+        del fields["time"], fields["instance"], fields["call"]
+        return fields
+
 
 class Warned(Event):
     """Something that an operator should know."""
@@ -148,7 +155,7 @@ _EVENTS: dict[str, type[Event]] = {
 
 def event_of(line: bytes) -> Event | None:
     """The event that a line tells of, None if it is one of a later version; raises ValueError if the line is none at all."""
-    data = json.loads(line)
+    data = from_json(line, allow_inf_nan=False)
     if not isinstance(data, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - to the caller every malformed line is the same
     kind = _EVENTS.get(str(data.get("event")))
@@ -299,7 +306,7 @@ class Monitor(asyncio.SubprocessProtocol):
             event = event_of(line) if line is not None else None
             if line is None:
                 raise ValueError(f"longer than {LINE_BYTES} bytes")
-        except (ValueError, ValidationError, RecursionError) as error:
+        except ValueError as error:  # pydantic's ValidationError is one
             self._bad_line(line, error)
             return
         if event is not None:

@@ -30,7 +30,7 @@ class _Halves:
     server: Record | None = None
     ended: Ended | None = None
     since: float = field(default_factory=time.monotonic)
-    whole: asyncio.Event = field(default_factory=asyncio.Event)  # the monitor's view is there
+    waiting: asyncio.Event | None = None  # of whoever waits for the monitor's view
 
 
 class Receipts:
@@ -56,7 +56,8 @@ class Receipts:
             return
         halves = self._half(function, event.instance)
         halves.ended = event
-        halves.whole.set()
+        if halves.waiting is not None:
+            halves.waiting.set()
         self._merge(event.instance, halves)
 
     async def ending(self, function: str, instance: str, patience: float) -> Ended | None:
@@ -109,10 +110,14 @@ class Receipts:
 
 
 async def _within(seconds: float, halves: _Halves) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(halves.whole.wait(), seconds)
+    """Waits for the monitor's view, but not for longer."""
+    if halves.ended is None:
+        if halves.waiting is None:
+            halves.waiting = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(halves.waiting.wait(), seconds)
 
 
 def _merged(server: Record, ended: Ended | None) -> dict[str, Any]:
     """One receipt; `monitor` is null where the monitor said nothing."""
-    return {**server, "monitor": None if ended is None else ended.model_dump(exclude={"time", "instance", "call"})}
+    return {**server, "monitor": None if ended is None else ended.receipt()}

@@ -11,16 +11,15 @@ aside, and a disk that is full costs records but no call.
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
+from pydantic_core import from_json, to_json
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -30,7 +29,7 @@ _PENDING = 20_000  # records in memory; more come in only if the disk is stuck, 
 _SLACK = 0.9  # what is trimmed is trimmed to this share of its bound, so that it is not trimmed each time
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
-    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, function TEXT NOT NULL, key TEXT, bytes INTEGER NOT NULL, body TEXT NOT NULL
+    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, function TEXT NOT NULL, key TEXT, bytes INTEGER NOT NULL, body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS by_function ON records (kind, function, id, bytes);
 CREATE INDEX IF NOT EXISTS by_key ON records (kind, key, id) WHERE key IS NOT NULL;
@@ -39,8 +38,7 @@ CREATE INDEX IF NOT EXISTS by_key ON records (kind, key, id) WHERE key IS NOT NU
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     kind: str
     function: str
     key: str | None
@@ -146,7 +144,7 @@ class Records:
         if self._database is None:
             return []
         try:
-            return [json.loads(body) for (body,) in self._database.execute(query, values)]
+            return [from_json(body) for (body,) in self._database.execute(query, values)]
         except sqlite3.Error as error:
             _log.error("records: cannot be read", file=str(self._path), error=str(error))
             return []
@@ -160,7 +158,7 @@ class Records:
             return
         rows = []
         for item in pending:
-            body = json.dumps(item.record, separators=(",", ":"))
+            body = to_json(item.record)
             rows.append((item.kind, item.function, item.key, len(body), body))
         try:
             self._database.execute("BEGIN")

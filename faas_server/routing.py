@@ -29,7 +29,7 @@ async def tables(store: RevisionStore, *, rescan: float = RESCAN_S) -> AsyncIter
     while True:
         try:
             notices = watchfiles.awatch(
-                store.revisions, debounce=50, step=10, rust_timeout=int(rescan * 1000), yield_on_timeout=True, ignore_permission_denied=True
+                store.revisions, debounce=50, step=25, rust_timeout=int(rescan * 1000), yield_on_timeout=True, ignore_permission_denied=True
             )
             # The kernel is asked for notices before the first look: nothing in between is missed.
             waiting = asyncio.ensure_future(anext(notices))

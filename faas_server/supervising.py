@@ -86,6 +86,7 @@ class Revision:
         self.bundle = bundle
         self.spec = bundle.spec
         self.id = bundle.spec.revision
+        self.function = f"{bundle.spec.namespace}/{bundle.spec.name}"
         self.state = State.BOOTING
         self.ready: Ready | None = None
         self.problem: Problem | None = None
@@ -100,7 +101,7 @@ class Revision:
         self._verdict = asyncio.Event()  # the monitor that boots is ready, has failed, is gone, or is not wanted any more
         self._monitor: Monitor | None = None
         self._task: asyncio.Task[None] | None = None
-        self._log = _log.bind(function=f"{self.spec.namespace}/{self.spec.name}", revision=self.id)
+        self._log = _log.bind(function=self.function, revision=self.id)
 
     def start(self) -> None:
         """Begins its life."""
@@ -169,14 +170,19 @@ class Revision:
                         pause = BOOT_PAUSE_S[min(failures, len(BOOT_PAUSE_S)) - 1]
                     await _within(pause, self._retiring.wait())
         except BundlesError as error:
-            self._fail(Problem("config", str(error)))
-            await self._retiring.wait()
-        finally:
-            self._turn(State.GONE)
+            await self._give_up(Problem("config", str(error)))
+        except Exception:  # noqa: BLE001 - a fault of this module must not leave a function that looks alive
+            self._log.exception("supervision of a revision broke")
+            self.kill()
+            await self._give_up(Problem("internal", "the server's supervision of it broke; the server's log says why"))
+        self._turn(State.GONE)
+
+    async def _give_up(self, problem: Problem) -> None:
+        self._fail(problem)
+        await self._retiring.wait()
 
     async def _serve(self) -> bool:
         """One monitor, from its start to its end; whether the function was ever ready."""
-        function = f"{self.spec.namespace}/{self.spec.name}"
         self.ready = None
         async with self._boots:
             self._verdict.clear()
@@ -184,7 +190,7 @@ class Revision:
                 return False
             self.socket = self._settings.sockets / f"m{secrets.token_hex(4)}.sock"
             try:
-                monitor = await Monitor.start(self._launch(), self._told, function=function, revision=self.id)
+                monitor = await Monitor.start(self._launch(), self._told, function=self.function, revision=self.id)
             except MonitorFailed as error:
                 self._fail(Problem("monitor", str(error)))
                 return False

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -183,6 +184,18 @@ def test_a_client_of_http_1_0_is_served(node: Node, keep: bool) -> None:
     assert head.startswith(b"HTTP/1.0 200 OK")
     assert b"chunked" not in head.lower()
     assert body == b"000011112222"
+
+
+def test_an_answer_without_a_date_gets_one(node: Node) -> None:
+    dates = raw(node, OK + b"Content-Length: 0\r\n\r\n").headers.get_all("Date")
+    assert dates is not None
+    (date,) = dates
+    assert abs(parsedate_to_datetime(date).timestamp() - time.time()) < 30
+
+
+def test_a_request_without_a_host_gets_one(node: Node) -> None:
+    came = node.exchange(b"GET /default/peer/ HTTP/1.0\r\n\r\n")
+    assert "Host: localhost" in json.loads(came.partition(b"\r\n\r\n")[2])["fields"]
 
 
 def test_no_content_has_no_length(node: Node) -> None:

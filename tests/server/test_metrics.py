@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faas_server.metrics import Gauges, Metrics
+from faas_server.metrics import FunctionMetrics, Gauges, Metrics
 from faas_server.monitor import Ended
 
 KEY = ("default", "peer")
@@ -14,9 +14,10 @@ def ended(cause: str) -> Ended:
 
 def test_calls_and_ends_are_counted() -> None:
     metrics = Metrics()
-    metrics.call(KEY, 200, 0.01, 0.001)
-    metrics.call(KEY, 200, 0.01, 0.001)
-    metrics.ended(KEY, ended("signal"))
+    peer = FunctionMetrics(metrics, KEY)
+    peer.call(200, 0.01, 0.001)
+    peer.call(200, 0.01, 0.001)
+    peer.ended(ended("signal"))
     page = metrics.page().decode()
     assert 'mayfly_calls_total{code="200",function="peer",namespace="default"} 2.0' in page
     assert 'mayfly_call_seconds_count{function="peer",namespace="default"} 2.0' in page
@@ -26,19 +27,23 @@ def test_calls_and_ends_are_counted() -> None:
 
 def test_a_program_that_answers_with_every_status_makes_few_series() -> None:
     metrics = Metrics()
+    peer = FunctionMetrics(metrics, KEY)
     for status in range(200, 600):
-        metrics.call(KEY, status, 0.01, 0.0)
+        peer.call(status, 0.01, 0.0)
     assert metrics.page().decode().count("mayfly_calls_total{") < 80
 
 
 def test_the_series_of_a_function_go_with_it() -> None:
     metrics = Metrics()
-    metrics.call(KEY, 200, 0.01, 0.0)
-    metrics.call(("default", "other"), 200, 0.01, 0.0)
-    metrics.ended(KEY, ended("closed"))
-    metrics.restarted(KEY)
-    metrics.bad_lines(KEY, 3)
-    metrics.forget(KEY)
+    peer = FunctionMetrics(metrics, KEY)
+    FunctionMetrics(metrics, ("default", "other")).call(200, 0.01, 0.0)
+    for _ in range(2):  # what still comes of a function that is gone does not bring them back
+        peer.call(200, 0.01, 0.0)
+        peer.ended(ended("closed"))
+        peer.ran(3, again=True)
+        peer.forget()
+        peer.call(404, 0.01, 0.0)
+        peer.ended(ended("drained"))
     page = metrics.page().decode()
     assert 'function="peer"' not in page
     assert 'function="other"' in page
