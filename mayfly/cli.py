@@ -1,7 +1,6 @@
 """`mayfly`: the commands put together, and the one place where an error becomes a message and an exit status."""
 
 import os
-import signal
 import sys
 from typing import Annotated
 
@@ -56,11 +55,9 @@ def completion(shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish", hel
 
 
 def main() -> None:
-    # A reader that has seen enough (`mayfly logs … | head`) ends the command quietly, as it does any other program.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         app(prog_name="mayfly")
-    except (MayflyError, ResourceError, BundlesError) as error:
+    except (MayflyError, ResourceError, BundlesError, OSError) as error:
         told = _told(error)
         rendering.print_error(told)
         sys.stdout.flush()
@@ -69,8 +66,10 @@ def main() -> None:
         sys.exit(told.exit_code)
 
 
-def _told(error: MayflyError | ResourceError | BundlesError) -> MayflyError:
+def _told(error: MayflyError | ResourceError | BundlesError | OSError) -> MayflyError:
     """The errors of the floors below name input, rule and way out already; only their exit status is decided here."""
     if isinstance(error, MayflyError):
         return error
+    if isinstance(error, OSError):
+        return MayflyError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return NotFound(str(error)) if isinstance(error, ResourceNotFound) else MayflyError(str(error))

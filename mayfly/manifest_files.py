@@ -30,7 +30,7 @@ def read_images(names: list[str], namespace: str | None) -> list[Image]:
 def _texts(name: str) -> list[tuple[str, str, Path]]:
     """For each file that `name` stands for: what to call it, its text, and the directory it is in."""
     if name == "-":
-        return [("standard input", sys.stdin.read(), Path.cwd())]
+        return [("standard input", _decoded("standard input", sys.stdin.buffer.read()), Path.cwd())]
     path = Path(name)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
@@ -42,11 +42,16 @@ def _texts(name: str) -> list[tuple[str, str, Path]]:
 
 def _text(path: Path) -> tuple[str, str, Path]:
     try:
-        return str(path), path.read_text(encoding="utf-8"), path.absolute().parent
+        return str(path), _decoded(str(path), path.read_bytes()), path.absolute().parent
     except FileNotFoundError as error:
         raise NotFound(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise MayflyError(f"{path}: cannot be read: {error}") from error
+
+
+def _decoded(source: str, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise MayflyError(f"{source}: not UTF-8: {error.reason} at byte {error.start}", hint="Save the file as UTF-8.") from error
 
 
 def _placed(resource: Resource, namespace: str | None, source: str) -> Image:
@@ -66,7 +71,7 @@ def _complete(text: str, base: Path) -> str:
     """The text with every relative `oci:` in `spec.image` made absolute; unchanged where it is no YAML, for the loader to refuse."""
     try:
         nodes = [node for document in yaml.compose_all(text, yaml.SafeLoader) if (node := _image_node(document)) is not None]
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text
     for node in reversed(nodes):
         directory = node.value.removeprefix(_LOCAL)

@@ -68,6 +68,7 @@ def test_a_layout_may_be_named_relative_to_its_manifest(mayfly: Mayfly, tmp_path
     [
         ("", "holds no object"),
         ("a: [", "is not YAML: line 1"),
+        ("[" * 5000, "is nested too deeply"),
         (HELLO.replace("kind: Image", "kind: Imago"), "'Imago'"),
         (HELLO.replace("spec:", "spec:\n  imge: x"), "spec.imge: unknown field; did you mean image?"),
         (HELLO.replace("docker://r.example/hello:1", "dir:/etc"), "spec.image"),
@@ -85,6 +86,15 @@ def test_a_wrong_manifest_is_refused_with_its_field(mayfly: Mayfly, tmp_path: Pa
     assert finished.stderr.startswith("error: wrong.yaml")
     assert says in finished.stderr
     assert not (tmp_path / "data" / "resources" / "default").exists()
+
+
+def test_a_file_that_is_no_text_or_may_not_be_read_is_named(mayfly: Mayfly, tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"\xe9")
+    finished = mayfly("apply", "-f", "latin.yaml")
+    assert (finished.returncode, finished.stderr.startswith("error: latin.yaml: not UTF-8")) == (1, True)
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    finished = mayfly("apply", "-f", "loop.yaml")
+    assert (finished.returncode, finished.stderr) == (1, "error: loop.yaml: Too many levels of symbolic links\n")
 
 
 def test_one_wrong_manifest_among_many_leaves_all_unapplied(mayfly: Mayfly) -> None:
@@ -230,6 +240,17 @@ def test_completion_knows_the_names_of_functions(mayfly: Mayfly) -> None:
     applied(mayfly, HELLO, HELLO.replace("hello", "help"), HELLO.replace("hello", "other"))
     asked = {"_MAYFLY_COMPLETE": "complete_bash", "COMP_WORDS": "mayfly call he", "COMP_CWORD": "2"}
     assert mayfly(**asked).stdout.split() == ["hello", "help"]
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(mayfly: Mayfly, environment: dict[str, str]) -> None:
+    applied(mayfly, *(HELLO.replace("hello", f"hello-{number}") for number in range(20)))
+    command = [sys.executable, "-m", "mayfly", "get", "images", "-o", "json"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode != 0
 
 
 def test_the_module_is_the_program(environment: dict[str, str], tmp_path: Path) -> None:
