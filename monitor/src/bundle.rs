@@ -56,6 +56,10 @@ pub enum Contract {
 
 /// `function.json`: how the function is called. Fields as in `docs/protocol.md`.
 #[derive(Clone, Debug)]
+#[expect(
+    dead_code,
+    reason = "some are for the server; all are checked, so that both mean the same bundle"
+)]
 pub struct FunctionSpec {
     pub namespace: String,
     pub name: String,

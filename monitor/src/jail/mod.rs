@@ -69,8 +69,6 @@ pub enum JailError {
     OpenAt2(Errno),
     #[error("serve ended before its child was confined")]
     Orphaned,
-    #[error("close_range: {0}")]
-    Close(Errno),
 }
 
 /// What a child of `serve` is for.
@@ -159,10 +157,6 @@ impl Jail {
         Ok(())
     }
 
-    pub fn layers(&self) -> &[Layer] {
-        &self.layers
-    }
-
     /// The names of the layers in force, as the event `ready` has them.
     pub fn names(&self) -> Vec<&'static str> {
         self.layers
@@ -228,18 +222,6 @@ pub fn probe() -> Vec<Layer> {
         Layer::new("undumpable", UNDUMPABLE),
         Layer::new("rlimits", RLIMITS),
     ]
-}
-
-/// Closes every descriptor but the standard streams: what a parent has left open is nobody's here.
-///
-/// Preconditions: nothing was opened yet.
-pub fn close_inherited() -> Result<(), JailError> {
-    const FIRST: RawFd = 3;
-    // SAFETY: closes numbers that nothing in this process owns, by the precondition.
-    if unsafe { libc::syscall(libc::SYS_close_range, FIRST, u32::MAX, 0) } < 0 {
-        return Err(JailError::Close(Errno::last()));
-    }
-    Ok(())
 }
 
 fn prctl(name: &'static str, option: i32, value: i32) -> Result<(), JailError> {

@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 
-use libc::c_long;
 use seccompiler::{BpfProgram, SeccompAction};
 
 use super::program::{Rule, TooLong, assemble};
@@ -261,6 +260,8 @@ fn forbidden(mode: Mode) -> SeccompAction {
 
 #[cfg(test)]
 mod tests {
+    use libc::c_long;
+
     use super::super::program::tests::{NATIVE, run};
     use super::super::table::Width;
     use super::super::testing::{Child, die_by_sigsys, raw};
