@@ -48,8 +48,7 @@ def examine(data: Path, monitor: Path | None) -> list[Check]:
     """All checks, the most fundamental first."""
     checks = [check_processor(), check_kvm(), check_monitor(monitor), check_umoci(), check_disk(data)]
     if monitor is not None:
-        checks += check_layers(monitor)
-    checks.append(check_grace_periods())
+        checks += ask_monitor(monitor)
     return checks
 
 
@@ -139,18 +138,17 @@ def check_monitor(monitor: Path | None) -> Check:
     return Check("monitor", "ok", f"{version.stdout.strip()} at {monitor}")
 
 
-def check_layers(monitor: Path) -> list[Check]:
-    """The layers of the jail, as the monitor finds them."""
+def ask_monitor(monitor: Path) -> list[Check]:
+    """What only the monitor can tell: the layers of the jail, and settings of this kernel that would make it quicker."""
     finished = _run([str(monitor), "doctor", "--json"])
     try:
-        layers = json.loads(finished.stdout)["layers"]
-        return [_layer(layer["name"], bool(layer["available"]), str(layer["detail"])) for layer in layers]
-    except (ValueError, KeyError, TypeError):
-        return [
-            Check(
-                "jail", "advice", f"{monitor} cannot say: {_last_line(finished)}", "Build the monitor of the same version as this program."
-            )
-        ]
+        report = json.loads(finished.stdout)
+        layers = [_layer(layer["name"], bool(layer["available"]), str(layer["detail"])) for layer in report["layers"]]
+        hints = [Check(f"tuning: {hint['name']}", "advice", str(hint["value"]), str(hint["advice"])) for hint in report.get("hints", [])]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        remedy = "Build the monitor of the same version as this program."
+        return [Check("jail", "advice", f"{monitor} cannot say: {_last_line(finished)}", remedy)]
+    return layers + hints
 
 
 def _layer(name: str, available: bool, detail: str) -> Check:
@@ -186,18 +184,6 @@ def check_disk(data: Path) -> Check:
     if free < _DISK_ADVISED:
         return Check("disk", "advice", detail, "Images need their size twice, packed and unpacked: 4 GiB give room for several.")
     return Check("disk", "ok", detail)
-
-
-def check_grace_periods() -> Check:
-    """Ending a virtual machine waits for grace periods of the kernel; expedited, a node ends (and so makes) a fifth more of them."""
-    knob = Path("/sys/kernel/rcu_expedited")
-    try:
-        value = knob.read_text().strip()
-    except OSError:
-        return Check("grace periods", "ok", "this kernel has no such setting")
-    if value != "0":
-        return Check("grace periods", "ok", "expedited")
-    return Check("grace periods", "advice", "not expedited: fewer calls per second", f"For a busy node: `echo 1 | sudo tee {knob}`.")
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

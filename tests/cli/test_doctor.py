@@ -114,7 +114,7 @@ def test_what_is_missing_on_the_path_is_named(mayfly: Mayfly, tmp_path: Path) ->
 def test_a_program_that_is_no_monitor_is_refused(tmp_path: Path) -> None:
     check = doctor.check_monitor(Path("/bin/false"))
     assert (check.state, "does not run" in check.detail) == ("missing", True)
-    assert [check.state for check in doctor.check_layers(Path("/bin/true"))] == ["advice"]
+    assert [check.state for check in doctor.ask_monitor(Path("/bin/true"))] == ["advice"]
 
 
 def test_a_directory_that_cannot_be_written_is_named() -> None:

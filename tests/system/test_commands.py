@@ -117,3 +117,11 @@ def test_the_demonstration_shows_two_instances(root: Path) -> None:
     finished = subprocess.run([sys.executable, str(root / "scripts" / "demo.py")], capture_output=True, text=True, timeout=100, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert finished.stdout.count('{"hello": "') == 2
+
+
+def test_the_doctor_reports_what_the_monitor_finds(shared_node: Node) -> None:
+    report = json.loads(shared_node.ok("doctor", "-o", "json"))
+    checks = {check["name"]: check["state"] for check in report["checks"]}
+    assert report["able"]
+    assert {"jail: landlock", "jail: seccomp", "jail: openat2"} <= set(checks)
+    assert json.loads(shared_node.ok("version", "-o", "json"))["monitor"].startswith("mayfly-monitor ")
