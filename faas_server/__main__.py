@@ -81,6 +81,7 @@ def _log_as_json() -> None:
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every notice
 
 
 if __name__ == "__main__":

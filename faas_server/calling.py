@@ -80,8 +80,9 @@ class Call:
     target: bytes
     id: str
     budget: float  # seconds
-    began: float  # loop time
-    time: float = field(default_factory=time.time)
+    deadline: float  # in loop time, which has milliseconds and wakes tasks
+    began: float = field(default_factory=time.perf_counter)  # in a clock that has microseconds and measures
+    at: float = field(default_factory=time.time)  # Unix time
     opening: bytes = b""  # the part of the body that is sent before the greeting, and again to another instance
     streams: bool = False  # more of the body follows
     revision: Revision | None = None
@@ -95,10 +96,9 @@ class Call:
     request_bytes: int = 0
     response_bytes: int = 0
 
-    @property
-    def deadline(self) -> float:
-        """When its time is over, in loop time."""
-        return self.began + self.budget
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self.began
 
     def headers(self) -> dict[str, str]:
         """What every answer to it carries; a program's answer also has `X-Mayfly-Instance`."""
@@ -161,7 +161,7 @@ class Calls:
             if not _SECONDS.fullmatch(asked) or not float(asked):
                 raise Refusal(400, f"{TIMEOUT} must be a number of seconds, such as 2.5")
             budget = min(budget, float(asked))
-        return Call(request, function, target, call_id, budget, self._loop.time())
+        return Call(request, function, target, call_id, budget, self._loop.time() + budget)
 
     def _open_body(self, call: Call) -> None:
         """Takes what is here of the body; raises Refusal when it is known to be too large or malformed."""
@@ -194,7 +194,7 @@ class Calls:
     async def _on_an_instance(self, call: Call, revision: Revision) -> web.StreamResponse:
         call.revision = revision
         if not call.tries:
-            call.waited = self._loop.time() - call.began
+            call.waited = call.elapsed()
         bodiless = call.request.method == "HEAD"
         instance = Instance(self._loop, self._envelope(call), bodiless=bodiless, streams=call.streams)
         upload: asyncio.Task[None] | None = None
@@ -288,7 +288,7 @@ class Calls:
         self._count_answer(call, len(part), head.length if head.framing is Framing.LENGTH else None)
         first = response_head(head, request.version, framing=framing, added=self._added(call, revision, head), close=not goes_on)
         call.status = head.status
-        call.first_byte = self._loop.time() - call.began
+        call.first_byte = call.elapsed()
         await writer.write(first + _chunk(part) if chunked and part else first + part)
         if not whole:
             while part := await instance.read():
@@ -363,7 +363,7 @@ class Calls:
         return response
 
     def _account(self, call: Call) -> None:
-        seconds = self._loop.time() - call.began
+        seconds = call.elapsed()
         call.function.metrics.call(call.status, seconds, call.waited)
         if call.revision is None:
             return
@@ -374,7 +374,7 @@ class Calls:
             "revision": call.revision.id,
             "image": call.revision.spec.image,
             "instance": call.instance,
-            "time": call.time,
+            "time": call.at,
             "method": call.request.method,
             "status": call.status,
             "error": call.error,
