@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lexopt::prelude::{Long, Value, ValueExt};
 
-use crate::{run, serve};
+use crate::{doctor, run, serve};
 
 const USAGE: &str = "\
 mayfly-monitor runs programs in KVM virtual machines without a guest kernel.
@@ -17,12 +17,14 @@ Usage:
   mayfly-monitor serve --bundle DIR --socket PATH [--pool N] [--instances M] [--ready-timeout MS] [--log-limit BYTES]
                        [--output-limit BYTES] [--scratch DIR] [--device PATH]
   mayfly-monitor syscalls [--json]
+  mayfly-monitor doctor [--json] [--device PATH]
   mayfly-monitor --version | --help
 
 run        runs a program of this machine (or of DIR) once, like a shell would: standard streams, working directory,
            environment and exit status are the program's. 125: the monitor failed, 126: not executable, 127: not found
 serve      runs a function's bundle: one fresh virtual machine for each connection to PATH (docs/protocol.md)
 syscalls   prints the table of system calls
+doctor     says whether this machine can run functions, and what to do if not; exit status 0 or 1
 
 Options:
   --device PATH   the KVM device [/dev/kvm]
@@ -73,6 +75,7 @@ fn dispatch() -> Result<ExitCode, Problem> {
         }
         Some(Value(command)) if command == "serve" => serve(parser),
         Some(Value(command)) if command == "syscalls" => syscalls(parser),
+        Some(Value(command)) if command == "doctor" => doctor(parser),
         Some(Long("version")) => {
             println!("mayfly-monitor {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
@@ -152,6 +155,18 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
         options.scratch = options.socket.with_extension("scratch");
     }
     Ok(ExitCode::from(u8::try_from(serve::serve(options)).unwrap_or(1)))
+}
+
+fn doctor(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
+    let mut options = doctor::Options::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("json") => options.json = true,
+            Long("device") => options.device = PathBuf::from(parser.value()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(ExitCode::from(doctor::run(&options)))
 }
 
 fn syscalls(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {

@@ -176,11 +176,12 @@ def test_random_bytes_differ_in_every_clone(serve: Serve) -> None:
 
 
 def test_private_directories_are_private_and_gone_afterwards(serve: Serve) -> None:
-    assert [serve.call(f"f-{number}", path="/files").body for number in range(3)] == [b"0 1"] * 3
+    answers = [serve.call(f"f-{number}", path="/files") for number in range(3)]
+    assert [answer.body for answer in answers] == [b"0 1"] * 3
     for number in range(3):
         serve.ended(f"f-{number}")
     scratch = serve.socket.with_suffix(".scratch")
-    until(lambda: not any(scratch.iterdir()))
+    until(lambda: not any((scratch / answer.instance).exists() for answer in answers))
 
 
 def test_an_envelope_that_does_not_come_or_is_wrong_ends_the_instance(serve: Serve) -> None:

@@ -5,13 +5,14 @@ use std::os::fd::AsFd;
 use super::World;
 use super::channel::Message;
 use super::child::{self, Setup, Streams};
+use crate::jail::{Jail, Phase};
 use crate::lifecycle::end_process;
 use crate::snapshot::descriptors;
 use crate::snapshot::{Snapshot, SnapshotError};
 
 /// Boots in a fresh child; ends it.
-pub fn run(mut world: World, setup: Setup, parent: i32) -> ! {
-    child::begin(parent);
+pub fn run(mut world: World, setup: Setup, jail: &Jail) -> ! {
+    child::begin(&world, &setup, jail, Phase::Boot);
     if world.files.set_instance(&setup.name).is_err() {
         setup.fail("the private directories cannot be named");
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
 use super::World;
@@ -12,6 +13,7 @@ use crate::errno::{Errno, from_libc};
 use crate::fs::At;
 use crate::fs::descriptors::{private, raise};
 use crate::guest;
+use crate::jail::{Confinement, Jail, Phase};
 use crate::ledger::Ledger;
 use crate::lifecycle::end_process;
 use crate::loader;
@@ -97,24 +99,35 @@ pub fn place_streams(streams: &[OwnedFd; 3]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The first steps after fork: die with the parent, no signal of the parent's.
-pub fn begin(parent: i32) {
+/// Bytes of file a guest may write beside its memory, and of memory the monitor may map for itself: tables, stacks.
+const OWN_FILE_BYTES: u64 = 256 << 20;
+const OWN_MEMORY_BYTES: u64 = 512 << 20;
+
+/// The first steps after fork: a group of its own, nothing of the parent's, the jail.
+pub fn begin(world: &World, setup: &Setup, jail: &Jail, phase: Phase) {
     // SAFETY: no pointers.
     unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        if libc::getppid() != parent {
-            libc::_exit(FAILED);
-        }
         // A group of its own: what the guest signals is itself.
         libc::setpgid(0, 0);
         // Whatever of the parent's is below the floor would be taken for the guest's.
         libc::syscall(libc::SYS_close_range, 3, crate::fs::descriptors::MONITOR_FD_FLOOR - 1, 0);
     }
     guest::prepare_process();
-    // Faults of a guest must not fill the node's disk.
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a local of the documented type.
-    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+    let scratch = world.options.scratch.join(&setup.name);
+    if let Err(error) = std::fs::DirBuilder::new().mode(0o700).create(&scratch) {
+        setup.fail(&format!("{}: {error}", scratch.display()));
+    }
+    let memory = world.bundle.function.memory_bytes;
+    let confinement = Confinement {
+        phase,
+        // The boot writes the memory image, whose offsets are addresses.
+        file_bytes: (phase == Phase::Instance).then(|| memory.saturating_add(OWN_FILE_BYTES)),
+        data_bytes: Some(memory.saturating_add(OWN_MEMORY_BYTES)),
+        scratch: (phase == Phase::Instance).then_some(&scratch),
+    };
+    if let Err(error) = jail.confine(&confinement) {
+        setup.fail(&format!("the jail: {error}"));
+    }
 }
 
 /// Why a program was not loaded.

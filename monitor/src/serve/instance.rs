@@ -16,6 +16,7 @@ use crate::control::{Cause, InstanceId};
 use crate::errno::Errno;
 use crate::fs::Files;
 use crate::guest;
+use crate::jail::{Jail, Phase};
 use crate::lifecycle::end_process;
 use crate::memory::space::Space;
 use crate::process::{Identity, Parts, Process};
@@ -28,8 +29,8 @@ use crate::task::Task;
 const KONTAIN_BODY: u64 = 64 << 20;
 
 /// Runs an instance in a fresh child; ends it.
-pub fn run(mut world: World, setup: Setup, launch: &Launch, id: InstanceId, parent: i32) -> ! {
-    child::begin(parent);
+pub fn run(mut world: World, setup: Setup, jail: &Jail, launch: &Launch, id: InstanceId) -> ! {
+    child::begin(&world, &setup, jail, Phase::Instance);
     if world.files.set_instance(&setup.name).is_err() {
         setup.fail("the private directories cannot be named");
     }

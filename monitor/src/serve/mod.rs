@@ -54,6 +54,8 @@ pub enum ServeError {
     Bundle(#[from] BundleError),
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    #[error(transparent)]
+    Jail(#[from] crate::jail::JailError),
     #[error("{what}: {source}")]
     Host { what: String, source: Errno },
 }

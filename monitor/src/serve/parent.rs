@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,7 @@ use crate::control::{
 };
 use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::raise;
+use crate::jail::{Jail, JailError, Mode, Space};
 use crate::ledger::Ledger;
 use crate::snapshot::Snapshot;
 use crate::syscalls::sockets::pipe;
@@ -140,8 +143,7 @@ struct Parent {
     pause: Option<Instant>,
     snapshot: Option<crate::control::Snapshot>,
     outcome: Option<i32>,
-    /// Jail layers in force.
-    layers: Vec<&'static str>,
+    jail: Rc<Jail>,
 }
 
 /// What ends the loop early.
@@ -151,6 +153,8 @@ enum Stop {
     Control(#[from] ControlError),
     #[error("the server has closed the commands")]
     Orphaned,
+    #[error(transparent)]
+    Jail(JailError),
     #[error("{what}: {source}")]
     Host { what: &'static str, source: Errno },
 }
@@ -179,7 +183,7 @@ pub fn serve(options: Options) -> i32 {
             let reason = match &error {
                 ServeError::Bundle(_) => FailedReason::Config,
                 ServeError::Kvm(_) => FailedReason::Kvm,
-                ServeError::Host { .. } => FailedReason::Internal,
+                ServeError::Host { .. } | ServeError::Jail(_) => FailedReason::Internal,
             };
             return fail(&mut control, reason, error.to_string(), Text::default());
         }
@@ -235,6 +239,16 @@ fn watch(epoll: &Epoll, fd: i32, source: Source, events: EventSet) -> Result<(),
         .map_err(|error| stop("epoll")(error.into()))
 }
 
+/// What `serve` and its children may reach: the image, the private directories, the names of open files.
+fn enter_jail(world: &World) -> Result<Jail, ServeError> {
+    let space = Space {
+        read: &[&world.bundle.root],
+        write: &[&world.options.scratch],
+        list: &[Path::new("/proc")],
+    };
+    Ok(Jail::enter(&space, Mode::Enforce)?)
+}
+
 /// Ends the reports about a descriptor, whoever else holds it.
 fn unwatch(epoll: &Epoll, fd: Option<&OwnedFd>) {
     if let Some(fd) = fd {
@@ -256,6 +270,7 @@ fn signal_descriptor() -> Result<OwnedFd, Errno> {
 
 impl Parent {
     fn new(world: World, commands: i32) -> Result<Self, ServeError> {
+        let jail = enter_jail(&world)?;
         let epoll = Epoll::new().map_err(|error| host_error("epoll")(error.into()))?;
         let raised = |fd: &OwnedFd| -> Result<OwnedFd, Errno> { raise(fd.try_clone()?) };
         let listener = raised(&world.listener).map_err(host_error("listener"))?;
@@ -276,7 +291,7 @@ impl Parent {
             pause: None,
             snapshot: None,
             outcome: None,
-            layers: Vec::new(),
+            jail: Rc::new(jail),
         };
         watch(&parent.epoll, commands, Source::Commands, EventSet::IN)
             .map_err(|error| host_error(error.to_string())(Errno::IO))?;
@@ -340,7 +355,7 @@ impl Parent {
     fn spawn(
         &mut self,
         boots: bool,
-        run: impl FnOnce(World, Setup, InstanceId, i32),
+        run: impl FnOnce(World, Setup, &Jail, InstanceId),
     ) -> Result<u32, Stop> {
         let id = InstanceId(random().map_err(stop("getrandom"))?);
         let (channel, child_channel) = channel::pair().map_err(stop("socketpair"))?;
@@ -355,8 +370,6 @@ impl Parent {
             from_libc(unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }).map_err(stop("fcntl"))?;
         }
         let ledger = Ledger::allocate().map_err(stop("ledger"))?;
-        // SAFETY: getpid has no preconditions.
-        let own = unsafe { libc::getpid() };
         // SAFETY: this process has one thread, so the child may go on as it was.
         let pid = unsafe { libc::fork() };
         if pid < 0 {
@@ -373,7 +386,8 @@ impl Parent {
                 ledger,
             };
             drop((channel, stdout, stderr));
-            run(world, setup, id, own);
+            let jail = self.jail.clone();
+            run(world, setup, &jail, id);
             crate::lifecycle::end_process(70);
         }
         drop((child_channel, child_stdout, child_stderr));
@@ -405,7 +419,7 @@ impl Parent {
     }
 
     fn boot(&mut self, control: &mut ControlStream<'_>, timeout: Duration) -> Result<(), Stop> {
-        let number = self.spawn(true, |world, setup, _, parent| boot::run(world, setup, parent))?;
+        let number = self.spawn(true, |world, setup, jail, _| boot::run(world, setup, jail))?;
         if let Some(child) = self.children.get_mut(&number) {
             child.doom = Some((Instant::now() + timeout, Cause::Deadline));
             control.send(&Event::Booting { pid: child.pid })?;
@@ -441,7 +455,7 @@ impl Parent {
 
     fn launch_one(&mut self, launch: &Launch) -> Result<(), Stop> {
         let launch = launch.clone();
-        self.spawn(false, move |world, setup, id, parent| instance::run(world, setup, &launch, id, parent))?;
+        self.spawn(false, move |world, setup, jail, id| instance::run(world, setup, jail, &launch, id))?;
         Ok(())
     }
 
@@ -750,11 +764,14 @@ impl Parent {
             }),
             _ => None,
         };
+        // Not before: a boot has rules of its own, and could not be killed from behind these.
+        let jail = Rc::get_mut(&mut self.jail).ok_or_else(|| stop("jail")(Errno::INVAL))?;
+        jail.lock_files().map_err(Stop::Jail)?;
         control.send(&Event::Ready {
             boot_ms,
             snapshot: self.snapshot.as_ref(),
             reason: reason.map(Text::message),
-            layers: &self.layers,
+            layers: &self.jail.names(),
         })?;
         self.launch = Some(launch);
         Ok(())
