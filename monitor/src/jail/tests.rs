@@ -204,13 +204,13 @@ fn files_without_a_place_are_opened_again_through_proc() {
 fn the_jail_shows_from_outside() {
     let tree = Tree::new();
     let (mut told, tell) = std::io::pipe().unwrap();
-    let (hold, held) = std::io::pipe().unwrap();
+    let (hold, mut release) = std::io::pipe().unwrap();
     let watcher = std::thread::spawn(move || {
         let mut pid = [0; 4];
         told.read_exact(&mut pid).unwrap();
         let status = fs::read_to_string(format!("/proc/{}/status", u32::from_ne_bytes(pid))).unwrap();
         let limits = fs::read_to_string(format!("/proc/{}/limits", u32::from_ne_bytes(pid))).unwrap();
-        drop(held);
+        release.write_all(b"x").unwrap();
         (status, limits)
     });
     let child = tree.jailed(|jail| {
@@ -221,14 +221,8 @@ fn the_jail_shows_from_outside() {
         };
         let ended = confined(jail, &limits, || {
             (&tell).write_all(&std::process::id().to_ne_bytes()).unwrap();
-            // Until the watcher has looked: it holds the only other writing end but ours.
-            let mut poll = libc::pollfd {
-                fd: hold.as_raw_fd(),
-                events: libc::POLLIN,
-                revents: 0,
-            };
-            // SAFETY: one live pollfd.
-            unsafe { libc::poll(&raw mut poll, 1, 500) };
+            // Until the watcher has looked.
+            (&hold).read_exact(&mut [0]).unwrap();
         });
         assert_eq!(ended, 0);
     });
