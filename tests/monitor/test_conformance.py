@@ -44,9 +44,9 @@ def output(command: Sequence[str | Path], directory: Path) -> tuple[int, list[st
     return finished.returncode, finished.stdout.decode("utf-8", "replace").splitlines()
 
 
-def differences(native: Sequence[str], inside: Sequence[str]) -> list[str]:
+def differences(native: Sequence[str], inside: Sequence[str]) -> str:
     """The lines in which two outputs differ."""
-    return list(difflib.unified_diff(native, inside, "native", "inside", n=0, lineterm=""))
+    return "\n".join(difflib.unified_diff(native, inside, "native", "inside", n=0, lineterm=""))
 
 
 @pytest.mark.parametrize("flags", [STATIC, DYNAMIC], ids=["static", "dynamic"])
@@ -58,7 +58,7 @@ def test_calls_mean_what_they_mean_natively(
     native = output([path], tmp_path / "native" / "here")
     assert native[0] != 99, f"the program could not make what it needs: {native[1][-1:]}"
     status, lines = output([monitor, "run", "--", path], tmp_path / "inside" / "here")
-    assert differences(native[1], lines) == []
+    assert differences(native[1], lines) == ""
     assert status == native[0]
 
 
@@ -111,7 +111,7 @@ def test_a_read_only_image_behaves_as_a_read_only_mount(image: Path, tmp_path: P
     command = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "sh", "-c", script]
     native = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     assert native.returncode == 0, native.stderr.decode()
-    assert differences(native.stdout.decode().splitlines(), inside(image, tmp_path, "compare")) == []
+    assert differences(native.stdout.decode().splitlines(), inside(image, tmp_path, "compare")) == ""
     assert tree(image) == before
 
 

@@ -1,8 +1,9 @@
 //! What the guest may learn of a file and change about it, and its working directory.
 
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use super::descriptors::{self, guest_fd};
+use super::descriptors::{guest_fd, open_file};
 use super::host::{self, Statfs};
 use super::mounts::{Access, Mount, Purpose, Source, fd_path};
 use super::namespace::{Described, Files};
@@ -19,6 +20,9 @@ impl<'a> Files<'a> {
     /// stat, lstat, newfstatat.
     pub fn stat(&self, at: At<'_>, flags: i32) -> Result<libc::stat, Errno> {
         check(flags, STAT_FLAGS)?;
+        if at.path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 && at.directory != libc::AT_FDCWD {
+            return self.stat_descriptor(at.directory);
+        }
         self.stat_of(&self.object(at, flags)?)
     }
 
@@ -97,7 +101,7 @@ impl<'a> Files<'a> {
     /// readlink, readlinkat.
     pub fn read_link(&self, at: At<'_>) -> Result<Vec<u8>, Errno> {
         if at.path.is_empty() {
-            let fd = descriptors::pin(at.directory)?;
+            let fd = self.namespace.pin(at.directory)?;
             return match self.node_of(host::borrow(&fd))? {
                 Some((node, ..)) => self.read_node(&node, Errno::NOENT),
                 None => host::read_link(host::borrow(&fd), c""),
@@ -132,8 +136,7 @@ impl<'a> Files<'a> {
 
     /// fchmod.
     pub fn chmod_descriptor(&self, fd: RawFd, mode: u32) -> Result<(), Errno> {
-        let file = self.changeable(Target::Descriptor(descriptors::pin(fd)?))?;
-        host::fchmod(host::borrow(&file), mode & 0o7777)
+        self.chmod(At::new(open_file(fd)?, c""), mode, libc::AT_EMPTY_PATH)
     }
 
     /// chown, lchown, fchownat.
@@ -148,7 +151,7 @@ impl<'a> Files<'a> {
 
     /// fchown.
     pub fn chown_descriptor(&self, fd: RawFd, user: u32, group: u32) -> Result<(), Errno> {
-        self.chown(At::new(guest_fd(fd)?, c""), user, group, libc::AT_EMPTY_PATH)
+        self.chown(At::new(open_file(fd)?, c""), user, group, libc::AT_EMPTY_PATH)
     }
 
     /// utimensat with a path, utime, utimes, futimesat.
@@ -169,7 +172,7 @@ impl<'a> Files<'a> {
         fd: RawFd,
         times: Option<&[libc::timespec; 2]>,
     ) -> Result<(), Errno> {
-        self.set_times(At::new(guest_fd(fd)?, c""), times, libc::AT_EMPTY_PATH)
+        self.set_times(At::new(open_file(fd)?, c""), times, libc::AT_EMPTY_PATH)
     }
 
     /// truncate.
@@ -184,8 +187,7 @@ impl<'a> Files<'a> {
             _ => return Err(Errno::INVAL),
         }
         let file = self.changeable(target)?;
-        let file = host::open(self.proc(), &fd_path(file.as_raw_fd())?, libc::O_WRONLY)?;
-        host::truncate(host::borrow(&file), length)
+        host::truncate(&host_path(&file)?, length)
     }
 
     /// statfs.
@@ -202,7 +204,7 @@ impl<'a> Files<'a> {
 
     /// fstatfs.
     pub fn statfs_descriptor(&self, fd: RawFd) -> Result<Statfs, Errno> {
-        self.statfs_of_open(host::borrow(&descriptors::pin(fd)?))
+        self.statfs_of_open(host::guest_descriptor(guest_fd(fd)?))
     }
 
     fn statfs_of_open(&self, file: BorrowedFd<'_>) -> Result<Statfs, Errno> {
@@ -270,8 +272,11 @@ impl<'a> Files<'a> {
         } else {
             mask
         };
-        let name = host::c_string(&[b"/proc/", fd_path(file.as_raw_fd())?.to_bytes()].concat())?;
-        host::watch(host::guest_descriptor(guest_fd(inotify)?), &name, mask)
+        host::watch(
+            host::guest_descriptor(guest_fd(inotify)?),
+            &host_path(&file)?,
+            mask,
+        )
     }
 
     /// getcwd, and what `/proc/self/cwd` shows.
@@ -302,7 +307,7 @@ impl<'a> Files<'a> {
 
     /// fchdir.
     pub fn change_to_descriptor(&self, fd: RawFd) -> Result<(), Errno> {
-        let file = descriptors::pin(fd)?;
+        let file = self.namespace.pin(fd)?;
         if let Some((node, tree, path)) = self.node_of(host::borrow(&file))? {
             let Node::Directory(_) = node else {
                 return Err(Errno::NOTDIR);
@@ -347,7 +352,7 @@ impl<'a> Files<'a> {
         if at.path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
             return match at.directory {
                 libc::AT_FDCWD => self.find(At::cwd(c"."), Last::Follow),
-                fd => Ok(Target::Descriptor(descriptors::pin(fd)?)),
+                fd => Ok(Target::Descriptor(self.namespace.pin(fd)?)),
             };
         }
         self.find(
@@ -421,6 +426,11 @@ impl<'a> Files<'a> {
     fn proc(&self) -> BorrowedFd<'a> {
         host::borrow(&self.namespace.proc)
     }
+}
+
+/// The path by which calls without a directory argument reach a reference.
+fn host_path(file: &OwnedFd) -> Result<CString, Errno> {
+    host::c_string(&[b"/proc/", fd_path(file.as_raw_fd())?.to_bytes()].concat())
 }
 
 /// Refuses flags that a call does not know.

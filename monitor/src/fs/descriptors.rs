@@ -49,12 +49,8 @@ pub fn raise(fd: OwnedFd) -> Result<OwnedFd, Errno> {
     duplicate(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, MONITOR_FD_FLOOR)
 }
 
-/// The monitor's own hold on what a number of the guest's stands for now, whatever the guest then does to that number.
-pub fn pin(fd: RawFd) -> Result<OwnedFd, Errno> {
-    duplicate(guest_fd(fd)?, libc::F_DUPFD_CLOEXEC, MONITOR_FD_FLOOR)
-}
-
-/// Another descriptor of the monitor for the same open file.
+/// Another descriptor of the monitor for the same open file, which must be a reference (`O_PATH`) or the monitor's own:
+/// closing any other descriptor of a file ends the process's locks on it (fcntl(2)).
 pub fn copy(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     duplicate(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, MONITOR_FD_FLOOR)
 }
@@ -94,6 +90,17 @@ pub fn admit(fd: OwnedFd) -> Result<RawFd, Errno> {
 pub fn is_open(fd: RawFd) -> bool {
     // SAFETY: F_GETFD touches no memory.
     guest_fd(fd).is_ok() && unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0
+}
+
+/// A number of the guest's that stands for an open file, not for a mere reference.
+pub fn open_file(fd: RawFd) -> Result<RawFd, Errno> {
+    // SAFETY: F_GETFL touches no memory.
+    let flags = unsafe { libc::fcntl(guest_fd(fd)?, libc::F_GETFL) };
+    if flags < 0 || flags & libc::O_PATH != 0 {
+        Err(Errno::BADF)
+    } else {
+        Ok(fd)
+    }
 }
 
 /// The guest's soft limit on descriptor numbers.

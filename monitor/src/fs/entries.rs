@@ -5,7 +5,6 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::descriptors;
 use super::host;
 use super::mounts::{Mount, fd_path};
 use super::namespace::{Described, Files};
@@ -53,7 +52,7 @@ impl<'a> Files<'a> {
             return Err(Errno::INVAL);
         }
         let target = if from.path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
-            Target::Descriptor(descriptors::pin(from.directory)?)
+            Target::Descriptor(self.namespace.pin(from.directory)?)
         } else {
             let follow = flags & libc::AT_SYMLINK_FOLLOW != 0;
             self.find(from, if follow { Last::Follow } else { Last::Keep })?

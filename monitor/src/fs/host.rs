@@ -214,9 +214,10 @@ pub fn set_times(dir: BorrowedFd<'_>, path: &CStr, times: Option<&[libc::timespe
     done(unsafe { libc::utimensat(dir.as_raw_fd(), path.as_ptr(), times, 0) })
 }
 
-pub fn truncate(fd: BorrowedFd<'_>, length: i64) -> Result<(), Errno> {
-    // SAFETY: no memory is passed.
-    done(unsafe { libc::ftruncate(fd.as_raw_fd(), length) })
+/// By an absolute path of the host: opening the file for it, and closing it, would end the process's locks on it (fcntl(2)).
+pub fn truncate(path: &CStr, length: i64) -> Result<(), Errno> {
+    // SAFETY: the path is a C string.
+    done(unsafe { libc::truncate(path.as_ptr(), length) })
 }
 
 pub fn make_directory(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<(), Errno> {
@@ -414,6 +415,79 @@ pub fn uptime() -> libc::timespec {
     // SAFETY: the buffer is a timespec; should the call fail it stays zero.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
     time
+}
+
+/// What the process has used of the host's time.
+pub fn usage() -> libc::rusage {
+    let mut usage = MaybeUninit::zeroed();
+    // SAFETY: the buffer is a struct rusage; should the call fail it stays zero, which is valid too.
+    unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    }
+}
+
+/// The position of a descriptor of the guest and its flags, close-on-exec among them, as `/proc/self/fdinfo` has them.
+pub fn position_and_flags(fd: RawFd) -> (i64, i32) {
+    // SAFETY: no memory is passed; a descriptor without a position, or one that is gone, answers with -1.
+    let (position, flags, close_on_exec) = unsafe {
+        (
+            libc::lseek(fd, 0, libc::SEEK_CUR),
+            libc::fcntl(fd, libc::F_GETFL),
+            libc::fcntl(fd, libc::F_GETFD),
+        )
+    };
+    (
+        position.max(0),
+        flags.max(0) | if close_on_exec > 0 { libc::O_CLOEXEC } else { 0 },
+    )
+}
+
+/// The signals of the calling thread, as sets of bits; they are the guest's (`crate::signals`).
+#[derive(Default)]
+pub struct Signals {
+    pub pending: u64,
+    pub blocked: u64,
+    pub ignored: u64,
+    pub caught: u64,
+}
+
+pub fn signals() -> Signals {
+    const COUNT: u32 = 64;
+    let mut signals = Signals::default();
+    // SAFETY: each buffer is a set of 8 bytes, as the size says.
+    unsafe {
+        let none = std::ptr::null::<u64>();
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_BLOCK,
+            none,
+            &raw mut signals.blocked,
+            8,
+        );
+        libc::syscall(libc::SYS_rt_sigpending, &raw mut signals.pending, 8);
+    }
+    for signal in 1..=COUNT {
+        // The kernel's structure: handler, flags, restorer, mask.
+        let mut action = [0_u64; 4];
+        // SAFETY: the buffer is a kernel_sigaction with a set of 8 bytes; nothing is changed.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                std::ptr::null::<u64>(),
+                action.as_mut_ptr(),
+                8,
+            );
+        }
+        let bit = 1 << (signal - 1);
+        match usize::try_from(action[0]) {
+            Ok(libc::SIG_DFL) => {}
+            Ok(libc::SIG_IGN) => signals.ignored |= bit,
+            _ => signals.caught |= bit,
+        }
+    }
+    signals
 }
 
 /// Fresh random bytes.

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::descriptors::{self, guest_fd};
+use super::descriptors::guest_fd;
 use super::host;
 use super::mounts::{Access, Directory, Mount, Mounts, Scratch, Source, SpecialFile, fd_path};
 use super::resolve::{At, Last, Rules};
@@ -285,6 +285,16 @@ impl Namespace {
         self.translate(shown, || Ok(host::stat(fd)?.st_nlink == 0))
     }
 
+    /// A reference to what a number of the guest's stands for now, whatever the guest then does to that number.
+    ///
+    /// Not a copy of the descriptor: closing that would end the guest's locks on the file (fcntl(2)).
+    pub(super) fn pin(&self, fd: RawFd) -> Result<OwnedFd, Errno> {
+        match host::open(host::borrow(&self.proc), &fd_path(guest_fd(fd)?)?, libc::O_PATH) {
+            Err(Errno::NOENT) => Err(Errno::BADF),
+            result => result,
+        }
+    }
+
     /// What the host's /proc shows of a file, in the guest's terms.
     fn translate(
         &self,
@@ -429,19 +439,20 @@ impl<'a> Files<'a> {
 
     /// Where a descriptor of the guest leads, as `/proc/self/fd` shows it.
     pub fn descriptor_path(&self, fd: RawFd) -> Result<Vec<u8>, Errno> {
-        let pinned = descriptors::pin(fd)?;
-        Ok(match self.namespace.describe(host::borrow(&pinned))? {
-            Described::Path { mut path, deleted } => {
-                if path.is_empty() {
-                    path.push(b'/');
+        Ok(
+            match self.namespace.describe(host::guest_descriptor(guest_fd(fd)?))? {
+                Described::Path { mut path, deleted } => {
+                    if path.is_empty() {
+                        path.push(b'/');
+                    }
+                    if deleted {
+                        path.extend_from_slice(DELETED);
+                    }
+                    path
                 }
-                if deleted {
-                    path.extend_from_slice(DELETED);
-                }
-                path
-            }
-            Described::Unnamed(name) => name,
-            Described::Foreign => b"anon_inode:[host]".to_vec(),
-        })
+                Described::Unnamed(name) => name,
+                Described::Foreign => b"anon_inode:[host]".to_vec(),
+            },
+        )
     }
 }

@@ -413,7 +413,7 @@ impl<'a> Files<'a> {
         if route.rules.has(libc::RESOLVE_NO_MAGICLINKS) {
             return Err(Errno::LOOP);
         }
-        let file = descriptors::pin(fd)?;
+        let file = self.namespace.pin(fd)?;
         let is_last = index + 1 == route.names.len();
         if is_directory(&host::stat(host::borrow(&file))?) {
             return match self.namespace.describe(host::borrow(&file))? {

@@ -380,6 +380,10 @@ pub const ROWS: &[Row] = &[
     guest(libc::SYS_fchmodat, ""),
     guest(libc::SYS_fchownat, ""),
     guest(libc::SYS_utimensat, ""),
+    guest(
+        libc::SYS_truncate,
+        "by the path of a reference: opening and closing the file would end the guest's locks on it",
+    ),
     guest(libc::SYS_fchdir, "the guest's working directory is the host's"),
     guest(libc::SYS_umask, ""),
     // Memory. The monitor has all its code at its start: nothing is ever made executable on the host.

@@ -205,6 +205,56 @@ static void locks(void) {
     SHOW(close(b));
 }
 
+// Closing any descriptor of a file ends the process's locks on it: nothing but close may do that.
+static void locks_stay(void) {
+    struct stat s;
+    struct timespec times[2] = {{1, 1}, {2, 2}};
+    struct iovec v = {"x", 1};
+    int a = DO(open("file", O_RDWR)), b = DO(open("file", O_RDWR)), other = DO(open("other", O_RDWR | O_CREAT, 0600));
+    char name[100];
+    sprintf(name, "/proc/self/fd/%d", a);
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 10};
+    SHOW(fcntl(a, F_SETLK, &l));
+#define STAYS(call)                                                                         \
+    do {                                                                                    \
+        SHOW(call);                                                                         \
+        struct flock l_ = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 10}; \
+        DO(fcntl(b, F_OFD_GETLK, &l_));                                                     \
+        TEXT("locked: %d", l_.l_type == F_WRLCK);                                           \
+    } while (0)
+    STAYS(fstat(a, &s));
+    STAYS(fstatat(a, "", &s, AT_EMPTY_PATH));
+    STAYS(stat("file", &s));
+    STAYS(stat(name, &s));
+    STAYS(access(name, R_OK));
+    STAYS(fchmod(a, 0640));
+    STAYS(fchown(a, -1, -1));
+    STAYS(futimens(a, times));
+    STAYS(chmod("file", 0600));
+    STAYS(truncate("file", 100));
+    STAYS(truncate(name, 90));
+    STAYS(ftruncate(a, 80));
+    STAYS(fallocate(a, 0, 0, 100));
+    STAYS(pwritev(a, &v, 1, 0));
+    STAYS(readlink(name, buffer, 100) > 0);
+    STAYS(copy_file_range(a, NULL, other, NULL, 10, 0));
+    STAYS(linkat(AT_FDCWD, name, AT_FDCWD, "locked", AT_SYMLINK_FOLLOW));
+    STAYS(unlink("locked"));
+    STAYS(open(name, O_PATH) >= 0);
+    void *map = mmap(NULL, 100, PROT_READ | PROT_WRITE, MAP_SHARED, a, 0);
+    STAYS(map != MAP_FAILED);
+    STAYS(msync(map, 100, MS_SYNC));
+    STAYS(munmap(map, 100));
+    STAYS(fsync(a));
+    STAYS(fchdir(a));
+    STAYS(open("file", O_RDONLY | O_CREAT | O_EXCL));
+    STAYS(open("file", O_RDONLY | O_DIRECTORY));
+    int again = dup(a);
+    STAYS(again >= 0);
+    STAYS(close(again));
+    DO(syscall(SYS_close_range, a, ~0u, 0));
+}
+
 static void memory(void) {
     int fd;
     SHOW(fd = memfd_create("name", MFD_CLOEXEC | MFD_ALLOW_SEALING));
@@ -256,6 +306,7 @@ int main(void) {
     duplicates();
     pipes();
     locks();
+    locks_stay();
     memory();
     numbers_run_out();
     return 7;

@@ -8,6 +8,7 @@
 
 mod dev;
 mod proc;
+mod process;
 mod sys;
 
 use std::collections::BTreeMap;
