@@ -38,7 +38,7 @@ CALL_ID = "X-Call-Id"
 REVISION = "X-Mayfly-Revision"
 ABANDONED = 499  # the status of a call whose client has gone, in receipts and metrics; nobody gets it
 
-FAILURE = "X-Mayfly-Failure"  # why the function of a contract other than http failed
+FAILURE = "X-Mayfly-Failure"  # why the function failed
 TIMEOUT = "X-Mayfly-Timeout"  # seconds; a caller may shorten the function's timeout
 
 _TOKEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -206,7 +206,7 @@ class Calls:
                 upload = asyncio.create_task(self._upload(call, instance))
             head = await instance.head()
             call.instance = instance.id
-            return await self._answer(call, revision, instance, head)
+            return await self._answer(call, instance, head)
         finally:
             call.instance = instance.id
             instance.close()
@@ -275,12 +275,11 @@ class Calls:
 
     # ---- the answer
 
-    async def _answer(self, call: Call, revision: Revision, instance: Instance, head: ResponseHead) -> web.StreamResponse:
+    async def _answer(self, call: Call, instance: Instance, head: ResponseHead) -> web.StreamResponse:
         """Sends the instance's answer to the client as it comes."""
-        failure = head.get(FAILURE_FIELD) if revision.spec.contract != "http" else None
+        failure = head.get(FAILURE_FIELD)
         if failure is not None and head.status == 500:
-            cause = failure.decode("latin-1") if _CAUSE.fullmatch(failure) else "unknown"
-            raise Refusal(500, f"the function failed: {cause}", headers={FAILURE: cause})
+            raise self._ended_by_the_monitor(call, failure)
         request, writer = call.request, call.request.writer
         part = instance.take()
         whole = instance.whole and head.framing is not Framing.EOF
@@ -325,6 +324,15 @@ class Calls:
         call.response_bytes += size
         if max(call.response_bytes, announced or 0) > self._settings.response_bytes:
             raise BrokenPromise(f"the answer has more than {self._settings.response_bytes} bytes")
+
+    def _ended_by_the_monitor(self, call: Call, failure: bytes) -> ServerError:
+        """What the monitor's word for an instance that is gone without an answer means. A program that forges it harms itself alone."""
+        if failure == b"deadline":  # its clock was a moment ahead of this one's
+            return self._late(call)
+        if failure == b"internal":
+            return BrokenPromise("the instance broke down")
+        cause = failure.decode("latin-1") if _CAUSE.fullmatch(failure) else "unknown"
+        return Refusal(500, f"the function failed: {cause}", headers={FAILURE: cause})
 
     async def _vouched(self, call: Call, instance: Instance) -> None:
         """An answer that ends with its connection is whole if the program ended it; a program that was killed ends it too."""

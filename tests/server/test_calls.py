@@ -474,7 +474,7 @@ def test_an_answer_over_the_limit_is_cut(start_node: StartNode) -> None:
     assert node.call("/default/peer/stream?count=11&size=10000&framing=length").status == 502
 
 
-@pytest.mark.parametrize("contract", ["stdin", "kontain"])
+@pytest.mark.parametrize("contract", ["http", "stdin", "kontain"])
 def test_a_function_that_failed_is_500_with_the_cause(start_node: StartNode, contract: str) -> None:
     node = start_node()
     deploy(node.data, "peer", contract=contract)
@@ -486,6 +486,13 @@ def test_a_function_that_failed_is_500_with_the_cause(start_node: StartNode, con
     assert b"secret" not in reply.body
     assert node.receipt(reply.headers["X-Call-Id"])["monitor"]["tail"] == "secret"
     assert node.call("/default/peer/fail?reason=%C3%A4").headers["X-Mayfly-Failure"] == "unknown"
+
+
+@pytest.mark.parametrize(("reason", "status"), [("deadline", 408), ("internal", 502)])
+def test_what_is_not_the_functions_failure_has_a_status_of_its_own(node: Node, reason: str, status: int) -> None:
+    reply = node.call(f"/default/peer/fail?reason={reason}")
+    assert reply.status == status
+    assert reply.headers["X-Mayfly-Failure"] is None
 
 
 def test_a_preflight_is_answered(node: Node) -> None:
