@@ -206,7 +206,7 @@ class Calls:
                 upload = asyncio.create_task(self._upload(call, instance))
             head = await instance.head()
             call.instance = instance.id
-            return await self._answer(call, instance, head)
+            return await self._answer(call, revision, instance, head)
         finally:
             call.instance = instance.id
             instance.close()
@@ -275,7 +275,7 @@ class Calls:
 
     # ---- the answer
 
-    async def _answer(self, call: Call, instance: Instance, head: ResponseHead) -> web.StreamResponse:
+    async def _answer(self, call: Call, revision: Revision, instance: Instance, head: ResponseHead) -> web.StreamResponse:
         """Sends the instance's answer to the client as it comes."""
         failure = head.get(FAILURE_FIELD)
         if failure is not None and head.status == 500:
