@@ -50,7 +50,10 @@ class Settings(BaseSettings):
     request_bytes: Count = Field(
         128 * MIB, description="Bytes of a request's body; more are answered 413. Streamed, so this protects programs."
     )
-    response_bytes: Count = Field(1024 * MIB, description="Bytes of a response's body, and of a program's output; it is cut there.")
+    response_bytes: Count = Field(1024 * MIB, description="Bytes of a response's body; it is cut there.")
+    output_bytes: Count = Field(
+        16 * MIB, description="Bytes of the output of a stdin or kontain program: held in memory until it ends; more is a failure."
+    )
     log_bytes: Count = Field(MIB, description="Bytes of log lines that one instance may write; the monitor drops the rest.")
     kept_bytes_per_function: Count = Field(4 * MIB, description="Bytes of receipts, and as many of log lines, kept of each function.")
     kept_bytes: Count = Field(256 * MIB, description="Bytes of receipts and log lines kept of all functions.")

@@ -233,7 +233,7 @@ class Revision:
             instances=min(spec.concurrency, settings.calls) + spec.pool,
             ready_timeout_ms=int(settings.ready_timeout * 1000),
             log_bytes=settings.log_bytes,
-            output_bytes=settings.response_bytes,
+            output_bytes=settings.output_bytes,
         )
 
     def _told(self, event: Event) -> None:
