@@ -31,7 +31,6 @@ impl Errno {
     pub const NAMETOOLONG: Self = Self(libc::ENAMETOOLONG);
     pub const NOSYS: Self = Self(libc::ENOSYS);
     pub const LOOP: Self = Self(libc::ELOOP);
-    pub const NOTSOCK: Self = Self(libc::ENOTSOCK);
     pub const OPNOTSUPP: Self = Self(libc::EOPNOTSUPP);
     pub const AFNOSUPPORT: Self = Self(libc::EAFNOSUPPORT);
     pub const ADDRINUSE: Self = Self(libc::EADDRINUSE);
@@ -44,7 +43,11 @@ impl Errno {
 
     /// The calling thread's `errno`.
     pub fn last() -> Self {
-        Self(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+        Self(
+            std::io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO),
+        )
     }
 }
 
@@ -59,7 +62,11 @@ pub fn from_raw(value: i64) -> SysResult {
 /// The result of a libc call (`-1` and `errno`) as a `SysResult`.
 pub fn from_libc(value: impl Into<i64>) -> SysResult {
     let value: i64 = value.into();
-    if value < 0 { Err(Errno::last()) } else { Ok(value.cast_unsigned()) }
+    if value < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(value.cast_unsigned())
+    }
 }
 
 impl From<std::io::Error> for Errno {

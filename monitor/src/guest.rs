@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::MONITOR_FD_FLOOR;
 use crate::fs::{At, Files, GuestInfo, Namespace, OpenRequest, Region};
-use crate::memory::space::Backing;
+use crate::memory::mapping::Backing;
 use crate::process::Process;
 use crate::signals::host;
 use crate::vm::layout::STACK_TOP;
@@ -18,7 +18,10 @@ const OWN_DESCRIPTORS: u64 = 2048;
 /// of descriptors that the guest has.
 pub fn prepare_process() -> i32 {
     let floor = u64::from(MONITOR_FD_FLOOR.unsigned_abs());
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: locals of the documented type.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
@@ -40,7 +43,12 @@ pub fn prepare_process() -> i32 {
 
 /// Opens a program for the loader: it must be a regular file that may be executed.
 pub fn open_program(files: Files<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
-    let fd = files.open(At::cwd(path), OpenRequest::lenient(libc::O_RDONLY | libc::O_CLOEXEC, 0)?)?.make_private()?;
+    let fd = files
+        .open(
+            At::cwd(path),
+            OpenRequest::lenient(libc::O_RDONLY | libc::O_CLOEXEC, 0)?,
+        )?
+        .make_private()?;
     // SAFETY: all-zero is a valid stat.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: a local of the documented type.
@@ -95,7 +103,10 @@ impl GuestInfo for Nobody {
 
 /// Strings one after the other, each with its NUL.
 fn joined(strings: &[CString]) -> Vec<u8> {
-    strings.iter().flat_map(|string| string.to_bytes_with_nul().iter().copied()).collect()
+    strings
+        .iter()
+        .flat_map(|string| string.to_bytes_with_nul().iter().copied())
+        .collect()
 }
 
 impl GuestInfo for Process {
@@ -142,7 +153,11 @@ impl GuestInfo for Process {
     }
 
     fn thread_name(&self, thread: i32) -> Option<Vec<u8>> {
-        let host = self.lock_threads().iter().find(|known| known.tid == thread)?.host_tid;
+        let host = self
+            .lock_threads()
+            .iter()
+            .find(|known| known.tid == thread)?
+            .host_tid;
         let mut name = std::fs::read(format!("/proc/self/task/{host}/comm")).ok()?;
         name.pop();
         Some(name)
@@ -161,7 +176,11 @@ impl GuestInfo for Process {
     }
 
     fn hostname(&self) -> Vec<u8> {
-        if self.contained { b"mayfly".to_vec() } else { host_name() }
+        if self.contained {
+            b"mayfly".to_vec()
+        } else {
+            host_name()
+        }
     }
 
     fn user(&self) -> (u32, u32) {

@@ -41,17 +41,6 @@ mayfly_copy_move:
 mayfly_copy_fault:
     mov rax, rcx
     ret
-
-    .globl mayfly_cas, mayfly_cas_access, mayfly_cas_fault
-mayfly_cas:
-    mov eax, esi
-mayfly_cas_access:
-    lock cmpxchg dword ptr [rdi], edx
-    mov eax, eax
-    ret
-mayfly_cas_fault:
-    mov rax, -1
-    ret
 "#
 );
 
@@ -72,9 +61,6 @@ unsafe extern "C" {
     fn mayfly_copy(to: *mut u8, from: *const u8, length: usize) -> usize;
     fn mayfly_copy_move();
     fn mayfly_copy_fault();
-    fn mayfly_cas(word: *mut u32, old: u32, new: u32) -> i64;
-    fn mayfly_cas_access();
-    fn mayfly_cas_fault();
 }
 
 /// Makes a system call unless `pending` is set; then, and when a signal arrives before it starts, `Errno::RESTART`.
@@ -96,24 +82,12 @@ pub unsafe fn copy(to: *mut u8, from: *const u8, length: usize) -> usize {
     unsafe { mayfly_copy(to, from, length) }
 }
 
-/// Compares and exchanges a word of guest memory. `Some(previous)`, or `None` when the page is not accessible.
-///
-/// # Safety
-/// `word` must be 4-byte aligned and lie in the guest window.
-pub unsafe fn compare_exchange(word: *mut u32, old: u32, new: u32) -> Option<u32> {
-    // SAFETY: as above; a fault ends in the fault label.
-    u32::try_from(unsafe { mayfly_cas(word, old, new) }).ok()
-}
-
 /// Where the host signal handler must continue when it interrupted `ip`, if that is one of the places above.
 /// `fault` says whether the signal is a fault of that very instruction.
 pub fn resume_point(ip: u64, fault: bool) -> Option<u64> {
     let at = |label: unsafe extern "C" fn()| label as usize as u64;
     if fault {
-        if ip == at(mayfly_copy_move) {
-            return Some(at(mayfly_copy_fault));
-        }
-        return (ip == at(mayfly_cas_access)).then(|| at(mayfly_cas_fault));
+        return (ip == at(mayfly_copy_move)).then(|| at(mayfly_copy_fault));
     }
     (at(mayfly_interruptible_check)..=at(mayfly_interruptible_call))
         .contains(&ip)

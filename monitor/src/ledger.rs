@@ -87,22 +87,36 @@ impl Ledger {
 
     /// That port, if there is one.
     pub fn listening_port(&self) -> Option<u16> {
-        self.listening.load(Ordering::Relaxed).checked_sub(1).and_then(|port| u16::try_from(port).ok())
+        self.listening
+            .load(Ordering::Relaxed)
+            .checked_sub(1)
+            .and_then(|port| u16::try_from(port).ok())
     }
 
     /// The last system calls, oldest first.
     pub fn recent(&self) -> Vec<u32> {
         let next = self.next_recent.load(Ordering::Relaxed) as usize;
         (0..RECENT)
-            .filter_map(|place| self.recent[(next + place) % RECENT].load(Ordering::Relaxed).checked_sub(1))
+            .filter_map(|place| {
+                self.recent[(next + place) % RECENT]
+                    .load(Ordering::Relaxed)
+                    .checked_sub(1)
+            })
             .collect()
     }
 
     /// Notes why the instance ends; the first note stays.
     pub fn end(&self, cause: Cause, code: Option<i32>, message: &str) {
-        let number = CAUSES.iter().position(|known| *known == cause).map_or(0, |at| at + 1);
+        let number = CAUSES
+            .iter()
+            .position(|known| *known == cause)
+            .map_or(0, |at| at + 1);
         let number = u8::try_from(number).unwrap_or(0);
-        if self.cause.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        if self
+            .cause
+            .compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire)
+            .is_err()
+        {
             return;
         }
         self.code.store(code.unwrap_or(NO_CODE), Ordering::Relaxed);
@@ -111,7 +125,8 @@ impl Ledger {
         for (to, from) in self.message.iter().zip(&bytes[..length]) {
             to.store(*from, Ordering::Relaxed);
         }
-        self.message_length.store(u32::try_from(length).unwrap_or(0), Ordering::Release);
+        self.message_length
+            .store(u32::try_from(length).unwrap_or(0), Ordering::Release);
     }
 
     /// What the instance noted, with its code.
@@ -123,7 +138,10 @@ impl Ledger {
 
     pub fn message(&self) -> String {
         let length = (self.message_length.load(Ordering::Acquire) as usize).min(MESSAGE_MAX);
-        let bytes: Vec<u8> = self.message[..length].iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
+        let bytes: Vec<u8> = self.message[..length]
+            .iter()
+            .map(|byte| byte.load(Ordering::Relaxed))
+            .collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }

@@ -26,7 +26,10 @@ pub fn rest(task: &Task, state: TaskState) {
         own.rested = Some(state);
     }
     process.threads.changed.notify_all();
-    let leads = process.resting.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    let leads = process
+        .resting
+        .compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire)
+        .is_ok();
     if !leads {
         drop(list);
         process.await_release();
@@ -83,7 +86,10 @@ pub fn end_process(status: i32) -> ! {
 
 /// Ends this process by a signal, so that whoever waits for it sees what happened.
 pub fn die_by(signal: i32) -> ! {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     let action = libc::SIG_DFL;
     // SAFETY: plain calls with local arguments; the process ends by the signal, or by the exit below.
     unsafe {

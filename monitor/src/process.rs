@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::errno::Errno;
 use crate::fs::Namespace;
-use crate::lifecycle::{Exit, Plan};
 use crate::ledger::Ledger;
+use crate::lifecycle::{Exit, Plan};
 use crate::memory::space::Space;
 use crate::ready::Ready;
 use crate::run::Launch;
@@ -185,14 +185,22 @@ impl Process {
 
     /// In the child of a fork: the calling thread is all there is.
     pub fn only_thread(&self, tid: i32) {
-        *self.lock_threads() = vec![Thread { tid, host_tid: tid, rested: None }];
+        *self.lock_threads() = vec![Thread {
+            tid,
+            host_tid: tid,
+            rested: None,
+        }];
     }
 
     /// Waits while the process is at rest.
     pub fn await_release(&self) {
         let mut list = self.lock_threads();
         while self.resting.load(Ordering::Acquire) {
-            list = self.threads.changed.wait(list).unwrap_or_else(PoisonError::into_inner);
+            list = self
+                .threads
+                .changed
+                .wait(list)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -209,7 +217,12 @@ impl Process {
 
     /// A vCPU for a new thread; EAGAIN when there are too many threads (clone(2)).
     pub fn take_vcpu(&self) -> Result<Vcpu, Errno> {
-        if let Some(vcpu) = self.free_vcpus.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+        if let Some(vcpu) = self
+            .free_vcpus
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+        {
             return Ok(vcpu);
         }
         let id = self.next_vcpu.fetch_add(1, Ordering::Relaxed);
@@ -221,7 +234,10 @@ impl Process {
 
     /// Keeps the vCPU of a thread that ended: KVM never forgets one, so it is used again.
     pub fn give_vcpu(&self, vcpu: Vcpu) {
-        self.free_vcpus.lock().unwrap_or_else(PoisonError::into_inner).push(vcpu);
+        self.free_vcpus
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(vcpu);
     }
 
     /// The guest closed or lost `fd`; call before the host does. Ends the instance if it was the call's connection.
@@ -236,7 +252,11 @@ impl Process {
     /// Counts bytes that crossed `fd`, if it is the call's connection.
     pub fn transferred(&self, fd: i32, bytes: u64, out: bool) {
         if self.contained && self.lock_sockets().is_connection(fd) {
-            let total = if out { &self.ledger.bytes_out } else { &self.ledger.bytes_in };
+            let total = if out {
+                &self.ledger.bytes_out
+            } else {
+                &self.ledger.bytes_in
+            };
             total.fetch_add(bytes, Ordering::Relaxed);
         }
     }

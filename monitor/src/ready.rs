@@ -78,9 +78,9 @@ impl Ready {
         match (self.contract, wait) {
             (Some(Contract::Http), Wait::Accept(fd)) => listening(fd),
             (Some(Contract::Http), Wait::Poll(fds)) => fds.iter().any(listening),
-            (Some(Contract::Http), Wait::Epoll(set)) => {
-                lock(&self.sets).iter().any(|(epoll, fd)| epoll == set && listening(fd))
-            }
+            (Some(Contract::Http), Wait::Epoll(set)) => lock(&self.sets)
+                .iter()
+                .any(|(epoll, fd)| epoll == set && listening(fd)),
             (Some(Contract::Stdin), Wait::Read(0)) => true,
             (Some(Contract::Stdin), Wait::Poll(fds)) => fds.contains(&0),
             (Some(Contract::Stdin), Wait::Epoll(set)) => lock(&self.sets).contains(&(*set, 0)),

@@ -73,7 +73,9 @@ pub struct Launch {
 
 impl Launch {
     fn root(&self) -> &Path {
-        self.rootfs.as_deref().map_or(Path::new("/"), |root| Path::new(OsStr::from_bytes(root)))
+        self.rootfs
+            .as_deref()
+            .map_or(Path::new("/"), |root| Path::new(OsStr::from_bytes(root)))
     }
 }
 
@@ -129,7 +131,10 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
     let path = find(&options.program, options.rootfs.as_deref());
     let launch = Launch {
         rootfs: options.rootfs.as_ref().map(|root| {
-            std::fs::canonicalize(root).unwrap_or_else(|_| root.clone()).into_os_string().into_vec()
+            std::fs::canonicalize(root)
+                .unwrap_or_else(|_| root.clone())
+                .into_os_string()
+                .into_vec()
         }),
         device: options.device.clone(),
         memory: options.memory,
@@ -137,7 +142,17 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
     };
     let enters = options.rootfs.is_some();
     let path = c_string(&path.into_os_string())?;
-    start(Image { launch, path, args, env, ignores_pipe: false, open_files: limit }, enters)
+    start(
+        Image {
+            launch,
+            path,
+            args,
+            env,
+            ignores_pipe: false,
+            open_files: limit,
+        },
+        enters,
+    )
 }
 
 /// Goes on as the program that a guest executed.
@@ -153,21 +168,42 @@ pub fn execute(fd: i32) -> Result<Infallible, RunError> {
 }
 
 fn start(image: Image, enters_root: bool) -> Result<Infallible, RunError> {
-    let Image { launch, path, args, env, .. } = image;
+    let Image {
+        launch,
+        path,
+        args,
+        env,
+        ..
+    } = image;
     let device = Arc::new(Device::open(&launch.device)?);
     let vm = device.create_vm()?;
     let mut space = Space::new(vm, launch.memory).map_err(RunError::Memory)?;
-    let root_error = |source| RunError::Root { path: launch.root().display().to_string(), source };
-    let mut builder = Builder::new(launch.root(), Access::ReadWrite).map_err(root_error)?.with_devices();
+    let root_error = |source| RunError::Root {
+        path: launch.root().display().to_string(),
+        source,
+    };
+    let mut builder = Builder::new(launch.root(), Access::ReadWrite)
+        .map_err(root_error)?
+        .with_devices();
     builder = builder.proc().map_err(root_error)?;
     let files = builder.build();
     if enters_root {
-        guest::early(&files).change_directory(At::cwd(c"/")).map_err(root_error)?;
+        guest::early(&files)
+            .change_directory(At::cwd(c"/"))
+            .map_err(root_error)?;
     }
     // SAFETY: identifiers have no preconditions.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-    let request = loader::Request { path: &path, args, env: env.clone(), uid, gid };
-    let loaded = loader::load(&mut space, &request, &|path| guest::open_program(guest::early(&files), path))?;
+    let request = loader::Request {
+        path: &path,
+        args,
+        env: env.clone(),
+        uid,
+        gid,
+    };
+    let loaded = loader::load(&mut space, &request, &|path| {
+        guest::open_program(guest::early(&files), path)
+    })?;
     let mut actions: Actions = [Action::default(); 65];
     for (signal, action) in actions.iter_mut().enumerate().skip(1) {
         if host::is_ignored(signal) {
@@ -182,7 +218,14 @@ fn start(image: Image, enters_root: bool) -> Result<Infallible, RunError> {
         sockets: Sockets::new(None),
         ready: Arc::new(Ready::new(None)),
         ledger: Ledger::allocate().map_err(RunError::Memory)?,
-        identity: Identity { uid, gid, exe: loaded.exe.clone(), args: loaded.args.clone(), env, auxiliary: loaded.auxiliary },
+        identity: Identity {
+            uid,
+            gid,
+            exe: loaded.exe.clone(),
+            args: loaded.args.clone(),
+            env,
+            auxiliary: loaded.auxiliary,
+        },
         memory_limit: launch.memory,
         trace: launch.trace,
         contained: false,

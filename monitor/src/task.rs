@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::errno::{Errno, SysResult};
 use crate::control::Cause;
-use crate::memory::space::Fault;
+use crate::errno::{Errno, SysResult};
+use crate::memory::faults::Fault;
 use crate::process::{Process, Thread};
 use crate::signals::frame::{self, FIXED_FLAGS, Trap, USER_FLAGS};
 use crate::signals::{self, AltStack, SA_RESTART, host};
@@ -89,7 +89,11 @@ impl Task {
         // SAFETY: getpid has no preconditions.
         let main = unsafe { libc::getpid() } == tid;
         host::attach(vcpu.run_page());
-        process.lock_threads().push(Thread { tid, host_tid: tid, rested: None });
+        process.lock_threads().push(Thread {
+            tid,
+            host_tid: tid,
+            rested: None,
+        });
         Self {
             process,
             vcpu,
@@ -109,8 +113,12 @@ impl Task {
 
     /// Sets the first instruction and stack of a program.
     pub fn start_at(&mut self, entry: u64, stack_pointer: u64) {
-        self.registers =
-            Registers { rip: entry, rsp: stack_pointer, rflags: FIXED_FLAGS, ..Registers::default() };
+        self.registers = Registers {
+            rip: entry,
+            rsp: stack_pointer,
+            rflags: FIXED_FLAGS,
+            ..Registers::default()
+        };
         self.vcpu.set_registers(self.registers);
     }
 
@@ -119,7 +127,12 @@ impl Task {
         if !state.main {
             let host_tid = self.tid;
             self.tid = state.tid;
-            for thread in self.process.lock_threads().iter_mut().filter(|thread| thread.host_tid == host_tid) {
+            for thread in self
+                .process
+                .lock_threads()
+                .iter_mut()
+                .filter(|thread| thread.host_tid == host_tid)
+            {
                 thread.tid = state.tid;
             }
         }
@@ -238,7 +251,15 @@ impl Task {
         } else {
             // Ring 3 of nested KVM may reach ports; of a machine it would get a general protection fault.
             self.registers = self.vcpu.registers();
-            self.force(libc::SIGSEGV, SI_KERNEL, 0, Trap { number: 13, ..Trap::default() });
+            self.force(
+                libc::SIGSEGV,
+                SI_KERNEL,
+                0,
+                Trap {
+                    number: 13,
+                    ..Trap::default()
+                },
+            );
             self.vcpu.set_registers(self.registers);
         }
     }
@@ -246,7 +267,11 @@ impl Task {
     fn system_call(&mut self) {
         let raw = self.vcpu.registers();
         // syscall left the return address in rcx, the flags in r11.
-        self.registers = Registers { rip: raw.rcx, rflags: raw.r11, ..raw };
+        self.registers = Registers {
+            rip: raw.rcx,
+            rflags: raw.r11,
+            ..raw
+        };
         let number = raw.rax;
         self.flow = Flow::Return;
         let result = syscalls::dispatch(self, number);
@@ -303,11 +328,32 @@ impl Task {
         let user = self.registers;
         if user.rip >= WINDOW {
             // Not canonical would fault in ring 0, and nothing is mapped there anyhow.
-            self.force(libc::SIGSEGV, 1, user.rip, Trap { number: 14, error: 0x14, address: user.rip });
+            self.force(
+                libc::SIGSEGV,
+                1,
+                user.rip,
+                Trap {
+                    number: 14,
+                    error: 0x14,
+                    address: user.rip,
+                },
+            );
         }
         let user = self.registers;
-        low::write_frame(frame, Frame { rip: user.rip, rflags: user.rflags, rsp: user.rsp });
-        self.vcpu.set_registers(Registers { rip, rsp: frame, rflags: FIXED_FLAGS, ..user });
+        low::write_frame(
+            frame,
+            Frame {
+                rip: user.rip,
+                rflags: user.rflags,
+                rsp: user.rsp,
+            },
+        );
+        self.vcpu.set_registers(Registers {
+            rip,
+            rsp: frame,
+            rflags: FIXED_FLAGS,
+            ..user
+        });
     }
 
     /// KVM_RUN ended by a signal: the guest is in ring 3, at the stub's `out`, or at its `iretq`.
@@ -321,12 +367,18 @@ impl Task {
                 return;
             }
             Some(true) => {
-                let at_frame = raw.rsp == low::frame_address(self.vcpu.id) || low::in_stack(self.vcpu.id, raw.rsp, 5);
+                let at_frame =
+                    raw.rsp == low::frame_address(self.vcpu.id) || low::in_stack(self.vcpu.id, raw.rsp, 5);
                 if !at_frame {
                     self.fatal("the guest jumped into the system call stub");
                 }
                 let (frame, _) = low::read_frame(raw.rsp);
-                self.registers = Registers { rip: frame.rip, rflags: frame.rflags, rsp: frame.rsp, ..raw };
+                self.registers = Registers {
+                    rip: frame.rip,
+                    rflags: frame.rflags,
+                    rsp: frame.rsp,
+                    ..raw
+                };
             }
             None => self.registers = raw,
         }
@@ -358,7 +410,12 @@ impl Task {
         if !from_user {
             self.fatal(&format!("exception {vector} in ring 0 at {:#x}", frame.rip));
         }
-        self.registers = Registers { rip: frame.rip, rflags: frame.rflags, rsp: frame.rsp, ..raw };
+        self.registers = Registers {
+            rip: frame.rip,
+            rflags: frame.rflags,
+            rsp: frame.rsp,
+            ..raw
+        };
         self.raise(vector, error);
         self.deliver_pending();
         self.registers.rflags = self.registers.rflags & USER_FLAGS | FIXED_FLAGS;
@@ -368,7 +425,11 @@ impl Task {
     /// The signal that Linux sends for an exception of the CPU.
     fn raise(&mut self, vector: u64, error: u64) {
         let rip = self.registers.rip;
-        let trap = Trap { number: vector, error, address: 0 };
+        let trap = Trap {
+            number: vector,
+            error,
+            address: 0,
+        };
         match vector {
             0 => self.force(libc::SIGFPE, 1, rip, trap),
             1 => self.force(libc::SIGTRAP, 2, rip, trap),
@@ -404,8 +465,15 @@ impl Task {
             Ok(address) => address,
             Err(problem) => self.fatal(&problem.to_string()),
         };
-        let answer = self.process.lock_space().fault(address, error & 2 != 0, error & 16 != 0);
-        let trap = Trap { number: 14, error: error | 4, address };
+        let answer = self
+            .process
+            .lock_space()
+            .fault(address, error & 2 != 0, error & 16 != 0);
+        let trap = Trap {
+            number: 14,
+            error: error | 4,
+            address,
+        };
         match answer {
             Fault::Retry => {}
             Fault::Unmapped => self.force(libc::SIGSEGV, 1, address, trap),
@@ -427,7 +495,16 @@ impl Task {
             self.last_fault = again;
             return;
         }
-        self.force(libc::SIGBUS, 2, 0, Trap { number: 14, error: 4, address: 0 });
+        self.force(
+            libc::SIGBUS,
+            2,
+            0,
+            Trap {
+                number: 14,
+                error: 4,
+                address: 0,
+            },
+        );
         self.vcpu.set_registers(self.registers);
     }
 
@@ -442,10 +519,22 @@ impl Task {
                 let action = self.process.lock_actions()[index];
                 if action.handler > signals::SIG_IGN {
                     self.push_frame(action, &info, index, Trap::default());
+                } else if action.handler == signals::SIG_DFL {
+                    self.default_action(signal);
                 }
             }
             host::set_mask(self.mask);
         }
+    }
+
+    /// A signal without a handler came to the monitor's: one of the few whose handler in the host is always the monitor's, or
+    /// one whose handler was taken away meanwhile, which the host now treats rightly.
+    fn default_action(&self, signal: i32) {
+        if matches!(signal, libc::SIGSEGV | libc::SIGBUS | host::STOP_SIGNAL) {
+            self.die(signal, "sent by the program itself");
+        }
+        // SAFETY: a signal of this thread to itself.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal) };
     }
 
     fn push_frame(&mut self, action: signals::Action, info: &host::Info, signal: usize, trap: Trap) {
@@ -462,7 +551,10 @@ impl Task {
         let action = self.process.lock_actions()[index];
         let blocked = self.mask >> (index - 1) & 1 != 0;
         if action.handler <= signals::SIG_IGN || blocked {
-            self.die(signal, &format!("at {:#x}, address {address:#x}", self.registers.rip));
+            self.die(
+                signal,
+                &format!("at {:#x}, address {address:#x}", self.registers.rip),
+            );
         }
         self.push_frame(action, &frame::fault_info(signal, code, address), index, trap);
         host::set_mask(self.mask);
@@ -482,7 +574,11 @@ impl Task {
     /// Ends the process because something is wrong that no signal describes.
     pub fn fatal(&self, why: &str) -> ! {
         let last = syscalls::describe(&self.process.ledger.recent());
-        self.process.ledger.end(Cause::Internal, None, &format!("{why}; last system calls: {last}"));
+        self.process.ledger.end(
+            Cause::Internal,
+            None,
+            &format!("{why}; last system calls: {last}"),
+        );
         eprintln!("mayfly-monitor: {why}");
         crate::lifecycle::end_process(70)
     }

@@ -73,6 +73,7 @@ def test_a_server_is_ready_when_it_first_waits_for_a_connection(server_root: Pat
         ("/tables", "signal", "signal 11"),
         ("/port", "signal", "signal 11"),
         ("/abort", "signal", "signal 6"),
+        ("/raise", "signal", "signal 11"),
         ("/exit", "exited", "exit status 3"),
     ],
 )
@@ -286,6 +287,7 @@ def test_an_instance_killed_from_outside_is_replaced(serve: Serve) -> None:
 def test_more_callers_than_instances_wait_their_turn(server_root: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", server_root, ["/server"])
     with Serve(bundle, tmp_path, pool=1, instances=2) as serve, concurrent.futures.ThreadPoolExecutor(16) as pool:
+        serve.wait_for("ready")
         answers = list(pool.map(lambda number: serve.call(f"call-{number}"), range(48)))
         assert {answer.body for answer in answers} == {b"1"}
 

@@ -231,6 +231,8 @@ impl<'call> Pump<'call> {
         match usize::try_from(count) {
             Ok(0) => self.stdout = None,
             Ok(count) if self.output.len() + count > self.limit => return Err(Stop::OutputLimit),
+            // The jail bounds the monitor's own memory too: what cannot be held is over a limit like any other.
+            Ok(count) if self.output.try_reserve(count).is_err() => return Err(Stop::OutputLimit),
             Ok(count) => {
                 self.output.extend_from_slice(&self.piece[..count]);
                 return Ok(true);

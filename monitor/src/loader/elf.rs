@@ -79,9 +79,10 @@ pub fn read_at(file: &OwnedFd, to: &mut [u8], offset: u64) -> Result<usize, Errn
         let at = i64::try_from(offset + done as u64).map_err(|_| Errno::INVAL)?;
         let rest = &mut to[done..];
         // SAFETY: a local buffer with its length.
-        let step = from_libc(unsafe {
-            libc::pread(file.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), at)
-        } as i64)?;
+        let step =
+            from_libc(
+                unsafe { libc::pread(file.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), at) } as i64,
+            )?;
         if step == 0 {
             break;
         }
@@ -92,11 +93,20 @@ pub fn read_at(file: &OwnedFd, to: &mut [u8], offset: u64) -> Result<usize, Errn
 
 impl Image {
     pub fn read(file: &OwnedFd, path: &str) -> Result<Self, LoadError> {
-        let format = |why| LoadError::Format { path: path.to_owned(), why };
+        let format = |why| LoadError::Format {
+            path: path.to_owned(),
+            why,
+        };
         let read = |to: &mut [u8], offset| {
-            let length = read_at(file, to, offset)
-                .map_err(|source| LoadError::Open { path: path.to_owned(), source })?;
-            if length == to.len() { Ok(()) } else { Err(format("the file is cut short")) }
+            let length = read_at(file, to, offset).map_err(|source| LoadError::Open {
+                path: path.to_owned(),
+                source,
+            })?;
+            if length == to.len() {
+                Ok(())
+            } else {
+                Err(format("the file is cut short"))
+            }
         };
         let mut magic = [0u8; 4];
         read(&mut magic, 0)?;
@@ -106,7 +116,10 @@ impl Image {
         let mut header = <Header as zerocopy::FromZeros>::new_zeroed();
         read(header.as_mut_bytes(), 0)?;
         if header.machine != EM_X86_64 {
-            return Err(LoadError::Machine { path: path.to_owned(), machine: machine(header.machine) });
+            return Err(LoadError::Machine {
+                path: path.to_owned(),
+                machine: machine(header.machine),
+            });
         }
         if header.ident[4..6] != [2, 1] {
             return Err(format("not a 64-bit little-endian file"));
@@ -120,21 +133,29 @@ impl Image {
         {
             return Err(format("unusable program headers"));
         }
-        let mut all: Vec<Segment> = (0..header.program_count).map(|_| zerocopy::FromZeros::new_zeroed()).collect();
+        let mut all: Vec<Segment> = (0..header.program_count)
+            .map(|_| zerocopy::FromZeros::new_zeroed())
+            .collect();
         read(all.as_mut_slice().as_mut_bytes(), header.program_headers)?;
         let mut interpreter = None;
         if let Some(segment) = all.iter().find(|segment| segment.kind == PT_INTERP) {
-            let length = usize::try_from(segment.in_file).ok().filter(|length| (2..=4096).contains(length));
+            let length = usize::try_from(segment.in_file)
+                .ok()
+                .filter(|length| (2..=4096).contains(length));
             let mut name = vec![0; length.ok_or_else(|| format("unusable interpreter"))?];
             read(&mut name, segment.offset)?;
-            interpreter =
-                Some(CString::from_vec_with_nul(name).map_err(|_| format("unusable interpreter"))?);
+            interpreter = Some(CString::from_vec_with_nul(name).map_err(|_| format("unusable interpreter"))?);
         }
-        let segments: Vec<Segment> =
-            all.into_iter().filter(|segment| segment.kind == PT_LOAD && segment.in_memory > 0).collect();
+        let segments: Vec<Segment> = all
+            .into_iter()
+            .filter(|segment| segment.kind == PT_LOAD && segment.in_memory > 0)
+            .collect();
         let mut last = 0;
         for segment in &segments {
-            let end = segment.address.checked_add(segment.in_memory).filter(|end| *end < WINDOW / 2);
+            let end = segment
+                .address
+                .checked_add(segment.in_memory)
+                .filter(|end| *end < WINDOW / 2);
             if end.is_none() || segment.address < last || segment.in_file > segment.in_memory {
                 return Err(format("segments that overlap or do not fit"));
             }
@@ -158,20 +179,28 @@ impl Image {
 
     /// Bytes from the base to the end.
     pub fn span(&self) -> u64 {
-        self.segments.last().map_or(0, |last| page_up(last.address + last.in_memory).unwrap_or(0))
+        self.segments
+            .last()
+            .map_or(0, |last| page_up(last.address + last.in_memory).unwrap_or(0))
     }
 
     /// Maps the segments at `base`.
     pub fn map(&self, space: &mut Space, file: &OwnedFd, base: u64, path: &str) -> Result<Mapped, LoadError> {
         let mut headers = 0;
         for segment in &self.segments {
-            map_segment(space, file, base, segment)
-                .map_err(|source| LoadError::Map { path: path.to_owned(), source })?;
+            map_segment(space, file, base, segment).map_err(|source| LoadError::Map {
+                path: path.to_owned(),
+                source,
+            })?;
             if (segment.offset..segment.offset + segment.in_file).contains(&self.headers_offset) {
                 headers = base + segment.address + (self.headers_offset - segment.offset);
             }
         }
-        Ok(Mapped { entry: base + self.entry, headers, end: base + self.span() })
+        Ok(Mapped {
+            entry: base + self.entry,
+            headers,
+            end: base + self.span(),
+        })
     }
 }
 
@@ -193,11 +222,21 @@ fn map_segment(space: &mut Space, file: &OwnedFd, base: u64, segment: &Segment) 
         if bits & 2 != 0 && mapped_end > file_end {
             // What the file has behind the segment is not the program's: the rest of the page is zero.
             let rest = mapped_end.min(memory_end) - file_end;
-            access::write_bytes(file_end, &vec![0; usize::try_from(rest).map_err(|_| Errno::NOMEM)?])?;
+            access::write_bytes(
+                file_end,
+                &vec![0; usize::try_from(rest).map_err(|_| Errno::NOMEM)?],
+            )?;
         }
     }
     if memory_end > mapped_end {
-        space.map(mapped_end, memory_end - mapped_end, bits, fixed | libc::MAP_ANONYMOUS, -1, 0)?;
+        space.map(
+            mapped_end,
+            memory_end - mapped_end,
+            bits,
+            fixed | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )?;
     }
     Ok(())
 }

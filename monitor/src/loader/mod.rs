@@ -33,7 +33,10 @@ impl LoadError {
     /// The status a shell gives: 127 not found, 126 not runnable.
     pub fn exit_status(&self) -> i32 {
         match self {
-            Self::Open { source: Errno::NOENT | Errno::NOTDIR, .. } => 127,
+            Self::Open {
+                source: Errno::NOENT | Errno::NOTDIR,
+                ..
+            } => 127,
             _ => 126,
         }
     }
@@ -86,13 +89,18 @@ pub fn load(
     open: &dyn Fn(&CStr) -> Result<OwnedFd, Errno>,
 ) -> Result<Loaded, LoadError> {
     let opened = |path: &CStr| {
-        open(path).map_err(|source| LoadError::Open { path: path.to_string_lossy().into_owned(), source })
+        open(path).map_err(|source| LoadError::Open {
+            path: path.to_string_lossy().into_owned(),
+            source,
+        })
     };
     let mut path = request.path.to_owned();
     let mut args = request.args.clone();
     let mut file = opened(&path)?;
     for _ in 0..SCRIPT_DEPTH {
-        let Some((interpreter, argument)) = script(&file) else { break };
+        let Some((interpreter, argument)) = script(&file) else {
+            break;
+        };
         let mut rest = args.split_off(1.min(args.len()));
         args = vec![interpreter.clone()];
         args.extend(argument);
@@ -115,7 +123,10 @@ pub fn load(
         interpreter_base = (MMAP_TOP - linker.span()) & !(PAGE - 1);
         entry = linker.map(space, &file, interpreter_base, &name)?.entry;
     }
-    let top = space.map_stack().map_err(|source| LoadError::Map { path: name.clone(), source })?;
+    let top = space.map_stack().map_err(|source| LoadError::Map {
+        path: name.clone(),
+        source,
+    })?;
     let facts = stack::Facts {
         headers: mapped.headers,
         header_count: program.header_count,
@@ -125,8 +136,15 @@ pub fn load(
         gid: request.gid,
         path: &path,
     };
-    let (stack_pointer, auxiliary) = stack::build(top, &args, &request.env, &facts).map_err(|_| LoadError::Arguments)?;
-    Ok(Loaded { entry, stack_pointer, auxiliary, exe: path, args })
+    let (stack_pointer, auxiliary) =
+        stack::build(top, &args, &request.env, &facts).map_err(|_| LoadError::Arguments)?;
+    Ok(Loaded {
+        entry,
+        stack_pointer,
+        auxiliary,
+        exe: path,
+        args,
+    })
 }
 
 /// The interpreter and its argument, if the file starts with `#!`.
@@ -139,6 +157,10 @@ fn script(file: &OwnedFd) -> Option<(CString, Option<CString>)> {
     let line = line.trim_ascii();
     let end = line.iter().position(is_blank).unwrap_or(line.len());
     let argument = line[end..].trim_ascii();
-    let argument = if argument.is_empty() { None } else { Some(CString::new(argument).ok()?) };
+    let argument = if argument.is_empty() {
+        None
+    } else {
+        Some(CString::new(argument).ok()?)
+    };
     Some((CString::new(&line[..end]).ok()?, argument))
 }

@@ -23,19 +23,30 @@ pub struct Facts<'a> {
 }
 
 /// Writes the stack below `top`; gives the stack pointer and the auxiliary vector.
-pub fn build(top: u64, args: &[CString], env: &[CString], facts: &Facts<'_>) -> Result<(u64, Vec<u8>), Errno> {
+pub fn build(
+    top: u64,
+    args: &[CString],
+    env: &[CString],
+    facts: &Facts<'_>,
+) -> Result<(u64, Vec<u8>), Errno> {
     let mut at = top - 16;
     let lowest = top - ROOM;
     let mut push = |bytes: &[u8]| -> Result<u64, Errno> {
-        at = at.checked_sub(bytes.len() as u64).filter(|at| *at > lowest).ok_or(Errno(libc::E2BIG))?;
+        at = at
+            .checked_sub(bytes.len() as u64)
+            .filter(|at| *at > lowest)
+            .ok_or(Errno(libc::E2BIG))?;
         access::write_bytes(at, bytes)?;
         Ok(at)
     };
     let path = push(facts.path.to_bytes_with_nul())?;
     // Strings lie in ascending order: some programs overwrite them in place to show a title.
     let mut place = |strings: &[CString]| -> Result<Vec<u64>, Errno> {
-        let mut places: Vec<u64> =
-            strings.iter().rev().map(|string| push(string.to_bytes_with_nul())).collect::<Result<_, _>>()?;
+        let mut places: Vec<u64> = strings
+            .iter()
+            .rev()
+            .map(|string| push(string.to_bytes_with_nul()))
+            .collect::<Result<_, _>>()?;
         places.reverse();
         Ok(places)
     };

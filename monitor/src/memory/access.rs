@@ -42,14 +42,12 @@ impl Pieces {
         }
     }
 
-    /// Bytes in all ranges.
-    pub fn length(&self) -> u64 {
-        self.ranges.iter().map(|range| range.iov_len as u64).sum()
-    }
-
     fn push(&mut self, host: u64, length: u64) -> Result<(), Errno> {
         let iov_len = usize::try_from(length).map_err(|_| Errno::FAULT)?;
-        self.ranges.push(libc::iovec { iov_base: host as *mut libc::c_void, iov_len });
+        self.ranges.push(libc::iovec {
+            iov_base: host as *mut libc::c_void,
+            iov_len,
+        });
         Ok(())
     }
 }
@@ -188,13 +186,6 @@ pub fn word(address: u64) -> Result<u64, Errno> {
         return Err(Errno::INVAL);
     }
     translate(address, 4)
-}
-
-/// Compares and exchanges a word atomically; gives the previous value.
-pub fn compare_exchange(address: u64, old: u32, new: u32) -> Result<u32, Errno> {
-    let host = word(address)? as *mut u32;
-    // SAFETY: aligned and inside the window by `word`; a fault gives None.
-    unsafe { host::compare_exchange(host, old, new) }.ok_or(Errno::FAULT)
 }
 
 /// Whether every byte of the range can be read (or written, by a write of what is there), without changing it.

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::access;
+use super::host_side::{host_advise, host_map, host_protect, relocate, reserve};
+use super::mapping::{Backing, Mapping};
 use crate::errno::{Errno, SysResult};
 use crate::vm::kvm::Vm;
 use crate::vm::layout::{
@@ -21,35 +22,6 @@ const MAP_32BIT_TOP: u64 = 0x7fff_0000;
 /// Most mappings (vm.max_map_count).
 const MAPPINGS_MAX: usize = 65530;
 
-/// What is behind a mapping.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Backing {
-    Anonymous,
-    /// A file, mapped privately or shared.
-    File,
-    /// Restored from a snapshot: private, the image's memory. The flag says that it was anonymous.
-    Image { anonymous: bool },
-}
-
-/// One mapping; its start is the key in the list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Mapping {
-    pub end: u64,
-    pub protection: Protection,
-    pub shared: bool,
-    pub backing: Backing,
-    /// The main stack: not counted, it is bounded.
-    pub stack: bool,
-}
-
-impl Mapping {
-    /// Bytes that this mapping may make the node commit.
-    fn charge(&self, start: u64, end: u64) -> u64 {
-        let private = !self.shared || self.backing == Backing::Anonymous;
-        if self.protection.write && private && !self.stack { end - start } else { 0 }
-    }
-}
-
 /// What a snapshot keeps of an address space.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct SpaceState {
@@ -59,8 +31,8 @@ pub struct SpaceState {
 }
 
 pub struct Space {
-    mappings: BTreeMap<u64, Mapping>,
-    tables: PageTables,
+    pub(super) mappings: BTreeMap<u64, Mapping>,
+    pub(super) tables: PageTables,
     vm: Vm,
     heap_start: u64,
     heap_end: u64,
@@ -110,7 +82,11 @@ impl Space {
 
     pub fn state(&self) -> SpaceState {
         SpaceState {
-            mappings: self.mappings.iter().map(|(start, mapping)| (*start, *mapping)).collect(),
+            mappings: self
+                .mappings
+                .iter()
+                .map(|(start, mapping)| (*start, *mapping))
+                .collect(),
             heap_start: self.heap_start,
             heap_end: self.heap_end,
         }
@@ -124,12 +100,26 @@ impl Space {
         self.heap_end = state.heap_end;
         for (start, mapping) in &state.mappings {
             let (start, mut mapping) = (*start, *mapping);
-            if start < LOW_END || mapping.end > WINDOW || start >= mapping.end || !aligned(start | mapping.end) {
+            if start < LOW_END
+                || mapping.end > WINDOW
+                || start >= mapping.end
+                || !aligned(start | mapping.end)
+            {
                 return Err(Errno::INVAL);
             }
-            let anonymous = matches!(mapping.backing, Backing::Anonymous | Backing::Image { anonymous: true });
+            let anonymous = matches!(
+                mapping.backing,
+                Backing::Anonymous | Backing::Image { anonymous: true }
+            );
             if mapping.protection.any() {
-                host_map(start, mapping.end - start, mapping.protection.host(), libc::MAP_PRIVATE, image, start)?;
+                host_map(
+                    start,
+                    mapping.end - start,
+                    mapping.protection.host(),
+                    libc::MAP_PRIVATE,
+                    image,
+                    start,
+                )?;
                 self.vm.ensure(start, mapping.end)?;
                 self.tables.set(start, mapping.end, mapping.protection)?;
             }
@@ -164,7 +154,8 @@ impl Space {
         let wanted = format!("{:x}-", HOST_BASE + start);
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
         let line = maps.lines().find(|line| line.starts_with(&wanted));
-        line.and_then(|line| line.find('/').map(|at| line.as_bytes()[at..].to_vec())).unwrap_or_default()
+        line.and_then(|line| line.find('/').map(|at| line.as_bytes()[at..].to_vec()))
+            .unwrap_or_default()
     }
 
     /// Parts of mappings inside `start..end`, as (start, end, mapping).
@@ -193,7 +184,10 @@ impl Space {
     }
 
     fn charge(&self, start: u64, end: u64) -> u64 {
-        self.parts(start, end).iter().map(|(from, to, mapping)| mapping.charge(*from, *to)).sum()
+        self.parts(start, end)
+            .iter()
+            .map(|(from, to, mapping)| mapping.charge(*from, *to))
+            .sum()
     }
 
     fn check_limit(&self, released: u64, wanted: u64) -> Result<(), Errno> {
@@ -274,8 +268,18 @@ impl Space {
     }
 
     /// Implements mmap(2). `fd` is the guest's, already checked, or -1.
-    pub fn map(&mut self, address: u64, length: u64, bits: u64, flags: i32, fd: i32, offset: u64) -> SysResult {
-        let length = page_up(length).filter(|length| *length > 0).ok_or(if length == 0 { Errno::INVAL } else { Errno::NOMEM })?;
+    pub fn map(
+        &mut self,
+        address: u64,
+        length: u64,
+        bits: u64,
+        flags: i32,
+        fd: i32,
+        offset: u64,
+    ) -> SysResult {
+        let length = page_up(length)
+            .filter(|length| *length > 0)
+            .ok_or(if length == 0 { Errno::INVAL } else { Errno::NOMEM })?;
         if length > WINDOW {
             return Err(Errno::NOMEM);
         }
@@ -291,7 +295,10 @@ impl Space {
             return Err(Errno::INVAL);
         }
         let start = if fixed {
-            let end = address.checked_add(length).filter(|end| *end <= WINDOW).ok_or(Errno::NOMEM)?;
+            let end = address
+                .checked_add(length)
+                .filter(|end| *end <= WINDOW)
+                .ok_or(Errno::NOMEM)?;
             if address < LOW_END {
                 return Err(Errno::PERM);
             }
@@ -301,7 +308,11 @@ impl Space {
             address
         } else {
             let hint = page_down(address);
-            let top = if flags & libc::MAP_32BIT != 0 { MAP_32BIT_TOP } else { MMAP_TOP };
+            let top = if flags & libc::MAP_32BIT != 0 {
+                MAP_32BIT_TOP
+            } else {
+                MMAP_TOP
+            };
             match hint.checked_add(length) {
                 Some(end) if hint != 0 && self.is_free(hint, end) => hint,
                 _ => self.gap(length, top).ok_or(Errno::NOMEM)?,
@@ -309,11 +320,30 @@ impl Space {
         };
         let end = start + length;
         let protection = Protection::from_bits(bits);
-        let backing = if anonymous { Backing::Anonymous } else { Backing::File };
-        let mapping = Mapping { end, protection, shared, backing, stack: false };
+        let backing = if anonymous {
+            Backing::Anonymous
+        } else {
+            Backing::File
+        };
+        let mapping = Mapping {
+            end,
+            protection,
+            shared,
+            backing,
+            stack: false,
+        };
         self.check_limit(self.charge(start, end), mapping.charge(start, end))?;
-        let host_flags = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-        let host_flags = host_flags | if anonymous { libc::MAP_ANONYMOUS | libc::MAP_NORESERVE } else { 0 };
+        let host_flags = if shared {
+            libc::MAP_SHARED
+        } else {
+            libc::MAP_PRIVATE
+        };
+        let host_flags = host_flags
+            | if anonymous {
+                libc::MAP_ANONYMOUS | libc::MAP_NORESERVE
+            } else {
+                0
+            };
         let host_fd = if anonymous { -1 } else { fd };
         let changed = self.change(start, end, protection, || {
             host_map(start, length, protection.host(), host_flags, host_fd, offset)
@@ -359,11 +389,16 @@ impl Space {
     /// Implements munmap(2).
     pub fn unmap(&mut self, address: u64, length: u64) -> SysResult {
         let length = page_up(length).filter(|length| *length > 0).ok_or(Errno::INVAL)?;
-        let end = address.checked_add(length).filter(|end| *end <= WINDOW).ok_or(Errno::INVAL)?;
+        let end = address
+            .checked_add(length)
+            .filter(|end| *end <= WINDOW)
+            .ok_or(Errno::INVAL)?;
         if !aligned(address) || address < LOW_END {
             return Err(Errno::INVAL);
         }
-        self.change(address, end, Protection::NONE, || reserve(address, length, libc::MAP_FIXED))?;
+        self.change(address, end, Protection::NONE, || {
+            reserve(address, length, libc::MAP_FIXED)
+        })?;
         self.remove(address, end);
         Ok(0)
     }
@@ -384,9 +419,14 @@ impl Space {
         }
         let protection = Protection::from_bits(bits);
         let parts = self.parts(address, end);
-        let wanted = parts.iter().map(|(from, to, part)| Mapping { protection, ..*part }.charge(*from, *to)).sum();
+        let wanted = parts
+            .iter()
+            .map(|(from, to, part)| Mapping { protection, ..*part }.charge(*from, *to))
+            .sum();
         self.check_limit(self.charge(address, end), wanted)?;
-        let changed = self.change(address, end, protection, || host_protect(address, length, protection.host()));
+        let changed = self.change(address, end, protection, || {
+            host_protect(address, length, protection.host())
+        });
         if let Err(error) = changed {
             for (from, to, old) in parts {
                 self.tables.set(from, to, old.protection)?;
@@ -395,7 +435,14 @@ impl Space {
         }
         for (from, to, part) in parts {
             self.remove(from, to);
-            self.insert(from, Mapping { end: to, protection, ..part });
+            self.insert(
+                from,
+                Mapping {
+                    end: to,
+                    protection,
+                    ..part
+                },
+            );
         }
         Ok(0)
     }
@@ -411,7 +458,9 @@ impl Space {
         if wanted < self.heap_start || wanted > self.heap_start + HEAP_MAX {
             return self.heap_end;
         }
-        let (Some(old), Some(new)) = (page_up(self.heap_end), page_up(wanted)) else { return self.heap_end };
+        let (Some(old), Some(new)) = (page_up(self.heap_end), page_up(wanted)) else {
+            return self.heap_end;
+        };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let done = match new.cmp(&old) {
             std::cmp::Ordering::Greater => self.map(old, new - old, 3, flags, -1, 0).is_ok(),
@@ -425,19 +474,33 @@ impl Space {
     }
 
     /// Implements mremap(2).
-    pub fn remap(&mut self, old: u64, old_length: u64, new_length: u64, flags: i32, target: u64) -> SysResult {
+    pub fn remap(
+        &mut self,
+        old: u64,
+        old_length: u64,
+        new_length: u64,
+        flags: i32,
+        target: u64,
+    ) -> SysResult {
         let old_length = page_up(old_length).ok_or(Errno::INVAL)?;
-        let new_length = page_up(new_length).filter(|length| *length > 0 && *length <= WINDOW).ok_or(Errno::INVAL)?;
+        let new_length = page_up(new_length)
+            .filter(|length| *length > 0 && *length <= WINDOW)
+            .ok_or(Errno::INVAL)?;
         let fixed = flags & libc::MREMAP_FIXED != 0;
         let may_move = flags & libc::MREMAP_MAYMOVE != 0;
-        if !aligned(old) || flags & !(libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE) != 0 || (fixed && !may_move) {
+        if !aligned(old) || flags & !(libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE) != 0 || (fixed && !may_move)
+        {
             return Err(Errno::INVAL);
         }
         let old_end = old.checked_add(old_length).ok_or(Errno::INVAL)?;
         let (_, mapping) = self.find(old).ok_or(Errno::FAULT)?;
         if old_length == 0 || !self.covered(old, old_end) {
             // Length 0 duplicates a shared mapping: refused.
-            return Err(if old_length == 0 { Errno::INVAL } else { Errno::FAULT });
+            return Err(if old_length == 0 {
+                Errno::INVAL
+            } else {
+                Errno::FAULT
+            });
         }
         if !fixed && new_length <= old_length {
             if new_length < old_length {
@@ -449,7 +512,10 @@ impl Space {
             return Err(Errno::NOMEM);
         }
         let start = if fixed {
-            let end = target.checked_add(new_length).filter(|end| *end <= WINDOW).ok_or(Errno::INVAL)?;
+            let end = target
+                .checked_add(new_length)
+                .filter(|end| *end <= WINDOW)
+                .ok_or(Errno::INVAL)?;
             if !aligned(target) || target < LOW_END || (target < old_end && old < end) {
                 return Err(Errno::INVAL);
             }
@@ -457,7 +523,10 @@ impl Space {
         } else {
             self.gap(new_length, MMAP_TOP).ok_or(Errno::NOMEM)?
         };
-        let moved = Mapping { end: start + new_length, ..mapping };
+        let moved = Mapping {
+            end: start + new_length,
+            ..mapping
+        };
         let released = self.charge(old, old_end) + self.charge(start, start + new_length);
         self.check_limit(released, moved.charge(start, moved.end))?;
         if fixed && !self.is_free(start, start + new_length) {
@@ -535,154 +604,18 @@ impl Space {
             host_map(start, end - start, part.protection.host(), flags, -1, 0)
         })?;
         self.remove(start, end);
-        self.insert(start, Mapping { end, backing: Backing::Anonymous, ..part });
+        self.insert(
+            start,
+            Mapping {
+                end,
+                backing: Backing::Anonymous,
+                ..part
+            },
+        );
         Ok(())
     }
-
-    // ------------------------------------------------------------------ faults
-
-    /// What a page fault at `address` means. `write` and `fetch` from its error code.
-    pub fn fault(&mut self, address: u64, write: bool, fetch: bool) -> Fault {
-        let Some((_, mapping)) = self.find(address) else { return Fault::Unmapped };
-        let allowed = mapping.protection;
-        if !(allowed.any() && (!write || allowed.write) && (!fetch || allowed.execute)) {
-            return Fault::Denied;
-        }
-        let entry = self.tables.get(address);
-        if entry.any() && (!write || entry.write) && (!fetch || entry.execute) {
-            // Another thread allowed it meanwhile.
-            return Fault::Retry;
-        }
-        // The entry was taken away because the file ended before the page.
-        let page = page_down(address);
-        if access::probe(page) && self.tables.set(page, page + PAGE, allowed).is_ok() {
-            return Fault::Retry;
-        }
-        Fault::BeyondFile
-    }
-
-    /// The host refused an access that the tables allow: pages behind the end of a mapped file. Takes their entries
-    /// away, so that the guest's next try is an exact page fault. Says whether there were any.
-    pub fn uncover_file_ends(&mut self) -> Result<bool, Errno> {
-        let mut found = false;
-        let files: Vec<_> = self
-            .mappings
-            .iter()
-            .filter(|(_, mapping)| mapping.backing == Backing::File && mapping.protection.any())
-            .map(|(start, mapping)| (*start, mapping.end))
-            .collect();
-        for (start, end) in files {
-            // Pages behind the end all fault, those before do not: bisect for the first bad one.
-            let (mut good, mut bad) = (start, end);
-            while good < bad {
-                let middle = page_down(good + (bad - good) / 2);
-                if access::probe(middle) {
-                    good = middle + PAGE;
-                } else {
-                    bad = middle;
-                }
-            }
-            if bad < end {
-                self.generation += 1;
-                found |= (bad..end).step_by(4096).any(|page| self.tables.get(page).any());
-                self.tables.set(bad, end, Protection::NONE)?;
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// The answer to a page fault.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Fault {
-    Retry,
-    Unmapped,
-    Denied,
-    BeyondFile,
 }
 
 fn aligned(address: u64) -> bool {
     address.is_multiple_of(PAGE)
-}
-
-fn host_pointer(address: u64) -> *mut libc::c_void {
-    (HOST_BASE + address) as *mut libc::c_void
-}
-
-fn size(length: u64) -> Result<usize, Errno> {
-    usize::try_from(length).map_err(|_| Errno::NOMEM)
-}
-
-/// Maps over guest addresses `start..start + length` in the monitor.
-fn host_map(start: u64, length: u64, protection: i32, flags: i32, fd: i32, offset: u64) -> Result<(), Errno> {
-    let offset = i64::try_from(offset).map_err(|_| Errno(libc::EOVERFLOW))?;
-    // SAFETY: the callers pass ranges inside the window, which the monitor has reserved for the guest alone.
-    let at = unsafe {
-        libc::mmap(host_pointer(start), size(length)?, protection, flags | libc::MAP_FIXED, fd, offset)
-    };
-    if at == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
-}
-
-/// Makes a range of the window inaccessible, its memory given back.
-fn reserve(start: u64, length: u64, fixed: i32) -> Result<(), Errno> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
-    // SAFETY: inside the window; the first call takes it with NOREPLACE, so it was free.
-    let at = unsafe { libc::mmap(host_pointer(start), size(length)?, libc::PROT_NONE, flags, -1, 0) };
-    if at == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
-}
-
-fn host_protect(start: u64, length: u64, protection: i32) -> Result<(), Errno> {
-    // SAFETY: inside the window, see `host_map`.
-    if unsafe { libc::mprotect(host_pointer(start), size(length)?, protection) } < 0 {
-        return Err(Errno::last());
-    }
-    Ok(())
-}
-
-fn host_advise(start: u64, length: u64, advice: i32) -> Result<(), Errno> {
-    // SAFETY: inside the window, see `host_map`.
-    if unsafe { libc::madvise(host_pointer(start), size(length)?, advice) } < 0 {
-        return Err(Errno::last());
-    }
-    Ok(())
-}
-
-/// Moves host pages; copies where the old range is several host mappings, which older kernels do not move.
-fn relocate(old: u64, old_length: u64, new: u64, new_length: u64, mapping: &Mapping) -> Result<(), Errno> {
-    // SAFETY: both ranges lie in the window; the new one is reserved and free.
-    let at = unsafe {
-        libc::mremap(
-            host_pointer(old),
-            size(old_length)?,
-            size(new_length)?,
-            libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
-            host_pointer(new),
-        )
-    };
-    // The image behind a restored mapping ends where the mapping did: growth past it needs memory of its own.
-    let grows_image = matches!(mapping.backing, Backing::Image { .. }) && new_length > old_length;
-    if at != libc::MAP_FAILED && !grows_image {
-        return Ok(());
-    }
-    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    if at != libc::MAP_FAILED {
-        return host_map(new + old_length, new_length - old_length, mapping.protection.host(), anonymous, -1, 0);
-    }
-    let error = Errno::last();
-    if mapping.shared || mapping.backing == Backing::File || error != Errno::FAULT {
-        return Err(error);
-    }
-    host_map(new, new_length, libc::PROT_READ | libc::PROT_WRITE, anonymous, -1, 0)?;
-    // SAFETY: both ranges are mapped in the window; the old one is readable by the guest's own protection or faults.
-    let left = unsafe {
-        crate::host::copy(
-            host_pointer(new).cast(),
-            host_pointer(old).cast(),
-            size(old_length.min(new_length))?,
-        )
-    };
-    if left != 0 {
-        return Err(Errno::FAULT);
-    }
-    host_protect(new, new_length, mapping.protection.host())
 }

@@ -34,7 +34,12 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     let mut ends = [0i32; 2];
     // SAFETY: a local array of two.
     from_libc(unsafe {
-        libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr())
+        libc::socketpair(
+            libc::AF_UNIX,
+            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+            0,
+            ends.as_mut_ptr(),
+        )
     })?;
     // SAFETY: two fresh descriptors.
     let (parent, child) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
@@ -45,9 +50,16 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 struct Control([u8; 64]);
 
 /// Sends a message, with a copy of `attached`.
-pub fn send(channel: BorrowedFd<'_>, message: &Message, attached: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+pub fn send(
+    channel: BorrowedFd<'_>,
+    message: &Message,
+    attached: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
     let bytes = postcard::to_stdvec(message).map_err(|_| Errno::INVAL)?;
-    let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut vector = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
     // SAFETY: all-zero is a valid msghdr.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = &raw mut vector;
@@ -63,7 +75,9 @@ pub fn send(channel: BorrowedFd<'_>, message: &Message, attached: Option<Borrowe
             (*first).cmsg_level = libc::SOL_SOCKET;
             (*first).cmsg_type = libc::SCM_RIGHTS;
             (*first).cmsg_len = libc::CMSG_LEN(size) as usize;
-            libc::CMSG_DATA(first).cast::<RawFd>().write_unaligned(fd.as_raw_fd());
+            libc::CMSG_DATA(first)
+                .cast::<RawFd>()
+                .write_unaligned(fd.as_raw_fd());
         }
     }
     // SAFETY: a complete header over live locals.
@@ -83,7 +97,10 @@ pub enum Received {
 /// Receives one message without waiting.
 pub fn receive(channel: BorrowedFd<'_>) -> Received {
     let mut bytes = [0u8; MESSAGE_MAX];
-    let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut vector = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
     let mut control = Control([0; 64]);
     // SAFETY: all-zero is a valid msghdr.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -135,14 +152,20 @@ mod tests {
     fn messages_and_a_descriptor_arrive() {
         let (parent, child) = pair().unwrap();
         assert!(matches!(receive(parent.as_fd()), Received::Nothing));
-        let accepted = Message::Accepted { call: "c".repeat(64), budget_ms: 5 };
+        let accepted = Message::Accepted {
+            call: "c".repeat(64),
+            budget_ms: 5,
+        };
         send(child.as_fd(), &accepted, Some(child.as_fd())).unwrap();
         send(child.as_fd(), &Message::Parked, None).unwrap();
         match receive(parent.as_fd()) {
             Received::Message(message, Some(_)) => assert_eq!(message, accepted),
             _ => panic!("no message"),
         }
-        assert!(matches!(receive(parent.as_fd()), Received::Message(Message::Parked, None)));
+        assert!(matches!(
+            receive(parent.as_fd()),
+            Received::Message(Message::Parked, None)
+        ));
         // SAFETY: bytes of a local on a live socket.
         unsafe { libc::send(child.as_raw_fd(), [0xffu8; 9].as_ptr().cast(), 9, 0) };
         assert!(matches!(receive(parent.as_fd()), Received::Nonsense));

@@ -1,14 +1,14 @@
 //! The beginning of a child of `serve`, and the program in it.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::World;
 use super::channel::{self, Message};
-use crate::contracts::StdinPipes;
 use crate::bundle::Contract;
+use crate::contracts::StdinPipes;
 use crate::errno::{Errno, from_libc};
 use crate::fs::At;
 use crate::fs::descriptors::{private, raise};
@@ -67,11 +67,23 @@ impl Streams {
             let (stdout_read, stdout_write) = raised_pipe()?;
             return Ok(Self {
                 guest: [stdin_read, stdout_write, stderr],
-                pipes: Some(StdinPipes { stdin: stdin_write, stdout: stdout_read }),
+                pipes: Some(StdinPipes {
+                    stdin: stdin_write,
+                    stdout: stdout_read,
+                }),
             });
         }
-        let null = private(|| Ok(std::fs::File::options().read(true).write(true).open("/dev/null")?.into()))?;
-        Ok(Self { guest: [null, setup.stdout.try_clone_raised()?, stderr], pipes: None })
+        let null = private(|| {
+            Ok(std::fs::File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/null")?
+                .into())
+        })?;
+        Ok(Self {
+            guest: [null, setup.stdout.try_clone_raised()?, stderr],
+            pipes: None,
+        })
     }
 }
 
@@ -110,7 +122,12 @@ pub fn begin(world: &World, setup: &Setup, jail: &Jail, phase: Phase) {
         // A group of its own: what the guest signals is itself.
         libc::setpgid(0, 0);
         // Whatever of the parent's is below the floor would be taken for the guest's.
-        libc::syscall(libc::SYS_close_range, 3, crate::fs::descriptors::MONITOR_FD_FLOOR - 1, 0);
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            crate::fs::descriptors::MONITOR_FD_FLOOR - 1,
+            0,
+        );
     }
     guest::prepare_process();
     let scratch = world.options.scratch.join(&setup.name);
@@ -130,6 +147,19 @@ pub fn begin(world: &World, setup: &Setup, jail: &Jail, phase: Phase) {
     }
 }
 
+/// Names the process after its program, as exec(2) does.
+pub fn set_name(program: &CStr) {
+    let name = program
+        .to_bytes()
+        .rsplit(|byte| *byte == b'/')
+        .next()
+        .unwrap_or_default();
+    if let Ok(name) = CString::new(&name[..name.len().min(15)]) {
+        // SAFETY: a NUL-terminated name of at most 16 bytes.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    }
+}
+
 /// Why a program was not loaded.
 pub struct Unloadable {
     pub is_program: bool,
@@ -142,16 +172,35 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         is_program: false,
         message: format!("{what}: {error}"),
     };
-    let World { options, bundle, device, listener, files, ready, kontain, image, state } = world;
+    let World {
+        options,
+        bundle,
+        device,
+        listener,
+        files,
+        ready,
+        kontain,
+        image,
+        state,
+    } = world;
     let vm = device.create_vm().map_err(|error| internal("KVM", &error))?;
-    let mut space = Space::new(vm, bundle.function.memory_bytes).map_err(|error| internal("memory", &error))?;
+    let mut space =
+        Space::new(vm, bundle.function.memory_bytes).map_err(|error| internal("memory", &error))?;
     let strings = |texts: &[String]| -> Vec<CString> {
-        texts.iter().filter_map(|text| CString::new(text.as_str()).ok()).collect()
+        texts
+            .iter()
+            .filter_map(|text| CString::new(text.as_str()).ok())
+            .collect()
     };
     let early = guest::early(&files);
     let program = &bundle.program;
     let cwd = CString::new(program.cwd.as_str()).unwrap_or_default();
-    let named = |what: String| move |error: Errno| Unloadable { is_program: true, message: format!("{what}: {error}") };
+    let named = |what: String| {
+        move |error: Errno| Unloadable {
+            is_program: true,
+            message: format!("{what}: {error}"),
+        }
+    };
     early
         .change_directory(At::cwd(&cwd))
         .map_err(named(format!("working directory {:?}", program.cwd)))?;
@@ -164,8 +213,14 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         uid: program.uid,
         gid: program.gid,
     };
-    let loaded = loader::load(&mut space, &request, &|path| guest::open_program(guest::early(&files), path))
-        .map_err(|error| Unloadable { is_program: true, message: error.to_string() })?;
+    let loaded = loader::load(&mut space, &request, &|path| {
+        guest::open_program(guest::early(&files), path)
+    })
+    .map_err(|error| Unloadable {
+        is_program: true,
+        message: error.to_string(),
+    })?;
+    set_name(&loaded.exe);
     let port = bundle.function.port;
     let process = Arc::new(Process::new(Parts {
         device,
@@ -195,7 +250,15 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
     }
     let mut task = Task::new(process.clone(), vcpu, 0);
     task.start_at(loaded.entry, loaded.stack_pointer);
-    let remaining = Remaining { options, contract: bundle.function.contract, listener, kontain, image, state };
+    let listener = Mutex::new(Some(listener));
+    let remaining = Remaining {
+        options,
+        contract: bundle.function.contract,
+        listener,
+        kontain,
+        image,
+        state,
+    };
     Ok((process, task, remaining))
 }
 
@@ -203,7 +266,8 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
 pub struct Remaining {
     pub options: super::Options,
     pub contract: Contract,
-    pub listener: OwnedFd,
+    /// Until the call has come: one connection is one call.
+    pub listener: Mutex<Option<OwnedFd>>,
     pub kontain: Arc<super::kontain::Files>,
     pub image: OwnedFd,
     pub state: OwnedFd,
@@ -215,7 +279,10 @@ fn find(files: crate::fs::Files<'_>, program: &str, env: &[String]) -> Vec<u8> {
     if program.contains('/') {
         return program.as_bytes().to_vec();
     }
-    let path = env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT);
+    let path = env
+        .iter()
+        .find_map(|entry| entry.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT);
     path.split(':')
         .map(|directory| format!("{directory}/{program}"))
         .find(|candidate| {

@@ -4,8 +4,8 @@
 //! the guest runs before the envelope has been read.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::channel::Message;
 use super::child::{self, Remaining, Setup, Streams};
@@ -96,18 +96,33 @@ fn run_clone(world: World, setup: Setup, snapshot: &Snapshot, streams: Streams, 
 type Restored = (Arc<Process>, Remaining, Option<StdinPipes>);
 
 fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -> Result<Restored, String> {
-    let World { options, bundle, device, listener, files, ready, kontain, image, state } = world;
+    let World {
+        options,
+        bundle,
+        device,
+        listener,
+        files,
+        ready,
+        kontain,
+        image,
+        state,
+    } = world;
     let text = |what: &'static str| move |error: Errno| format!("{what}: {error}");
     let vm = device.create_vm().map_err(|error| error.to_string())?;
     let mut space = Space::new(vm, bundle.function.memory_bytes).map_err(text("memory"))?;
-    space.restore(&snapshot.space, image.as_raw_fd()).map_err(text("memory image"))?;
+    space
+        .restore(&snapshot.space, image.as_raw_fd())
+        .map_err(text("memory image"))?;
     child::place_streams(&streams.guest).map_err(text("standard streams"))?;
     let port = bundle.function.port;
     let sockets = Sockets::restore(Some(port), &snapshot.sockets).map_err(text("sockets"))?;
     {
         let early = guest::early(&files);
-        let directory = std::ffi::CString::new(snapshot.directory.clone()).map_err(|error| error.to_string())?;
-        early.change_directory(crate::fs::At::cwd(&directory)).map_err(text("working directory"))?;
+        let directory =
+            std::ffi::CString::new(snapshot.directory.clone()).map_err(|error| error.to_string())?;
+        early
+            .change_directory(crate::fs::At::cwd(&directory))
+            .map_err(text("working directory"))?;
         rebuild(early, snapshot, streams.guest)?;
     }
     // SAFETY: no pointers.
@@ -141,14 +156,26 @@ fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -
         contained: true,
         launch: None,
     }));
-    let remaining = Remaining { options, contract: bundle.function.contract, listener, kontain, image, state };
+    let listener = Mutex::new(Some(listener));
+    let remaining = Remaining {
+        options,
+        contract: bundle.function.contract,
+        listener,
+        kontain,
+        image,
+        state,
+    };
+    child::set_name(&snapshot.exe);
     Ok((process, remaining, streams.pipes))
 }
 
 /// 0, 1 and 2 are free for the snapshot's own use: a program may have closed or replaced them.
 fn rebuild(files: Files<'_>, snapshot: &Snapshot, streams: [OwnedFd; 3]) -> Result<(), String> {
     for number in 0..3 {
-        if !snapshot.descriptors.iter().any(|descriptor| descriptor.fd == number)
+        if !snapshot
+            .descriptors
+            .iter()
+            .any(|descriptor| descriptor.fd == number)
             && !snapshot.sockets.fds.iter().any(|(fd, ..)| *fd == number)
         {
             // SAFETY: a number of the guest's, which is not to be open.
@@ -174,7 +201,9 @@ fn run_program(world: World, setup: Setup, launch: &Launch, streams: Streams, id
         await_call(&process, &setup, &remaining, pipes, id);
     } else {
         host::keep_stoppable();
-        process.set_plan(Box::new(move |process, _| await_call(process, &setup, &remaining, pipes, id)));
+        process.set_plan(Box::new(move |process, _| {
+            await_call(process, &setup, &remaining, pipes, id)
+        }));
     }
     task.run();
     end_process(0)
@@ -198,26 +227,42 @@ fn await_call(
         }
     };
     let budget_ms = u64::try_from(envelope.budget.as_millis()).unwrap_or(u64::MAX);
-    setup.tell(&Message::Accepted { call: envelope.call, budget_ms }, Some(connection.as_fd()));
+    setup.tell(
+        &Message::Accepted {
+            call: envelope.call,
+            budget_ms,
+        },
+        Some(connection.as_fd()),
+    );
     match (remaining.contract, pipes) {
         (Contract::Http, _) => {
             if let Err(errno) = process.lock_sockets().connect_call(connection) {
                 setup.fail(&format!("the connection: {errno}"));
             }
         }
-        (Contract::Stdin, Some(pipes)) => serve_stdin(process, setup, connection, pipes, remaining.options.output_limit),
+        (Contract::Stdin, Some(pipes)) => {
+            serve_stdin(process, setup, connection, pipes, remaining.options.output_limit)
+        }
         (Contract::Stdin, None) => setup.fail("no pipes for the contract stdin"),
         (Contract::Kontain, _) => serve_kontain(process, remaining, connection),
     }
 }
 
-/// The function's next connection. EINVAL: `serve` drains, no connection will come.
+/// The function's next connection, and no other after it. EINVAL: `serve` drains, no connection will come.
 fn accept(setup: &Setup, remaining: &Remaining) -> OwnedFd {
+    let listener = remaining
+        .listener
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    let Some(listener) = listener else {
+        setup.fail("a second call in one instance")
+    };
     loop {
         // SAFETY: no addresses are asked for.
         let fd = unsafe {
             libc::accept4(
-                remaining.listener.as_raw_fd(),
+                listener.as_raw_fd(),
                 std::ptr::null_mut(),
                 std::ptr::null_mut(),
                 libc::SOCK_CLOEXEC,
@@ -244,7 +289,9 @@ fn accept(setup: &Setup, remaining: &Remaining) -> OwnedFd {
 
 /// `stdin`: a helper thread speaks HTTP and ends the process when all is said.
 fn serve_stdin(process: &Process, setup: &Setup, connection: OwnedFd, pipes: StdinPipes, limit: usize) {
-    let Ok(notice) = ExitNotice::new().map(Arc::new) else { setup.fail("eventfd") };
+    let Ok(notice) = ExitNotice::new().map(Arc::new) else {
+        setup.fail("eventfd")
+    };
     let told = notice.clone();
     let ledger = process.ledger;
     process.set_exit(Box::new(move |_, status| {
@@ -276,7 +323,10 @@ fn serve_kontain(process: &Process, remaining: &Remaining, connection: OwnedFd) 
         let (cause, code, message) = outcome.receipt();
         ledger.end(cause, code, message.unwrap_or(""));
     };
-    let limits = KontainLimits { body: KONTAIN_BODY, output: remaining.options.output_limit };
+    let limits = KontainLimits {
+        body: KONTAIN_BODY,
+        output: remaining.options.output_limit,
+    };
     match Kontain::begin(connection, limits) {
         Ok(call) => remaining.kontain.begin(call),
         Err(outcome) => {

@@ -17,7 +17,10 @@ pub struct Files {
 
 impl Files {
     pub fn new(ready: Arc<Ready>) -> Self {
-        Self { ready, call: Mutex::default() }
+        Self {
+            ready,
+            call: Mutex::default(),
+        }
     }
 
     pub fn begin(&self, call: Kontain) {

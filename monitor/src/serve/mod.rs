@@ -7,9 +7,13 @@
 mod boot;
 mod channel;
 mod child;
+mod ends;
 mod instance;
 mod kontain;
+mod offspring;
 mod parent;
+mod pool;
+mod watching;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -101,8 +105,19 @@ impl World {
         let kontain = Arc::new(kontain::Files::new(ready.clone()));
         let files = namespace(&bundle, &options.scratch, &kontain)?;
         let image = crate::snapshot::image::create(c"mayfly-image").map_err(host_error("memory image"))?;
-        let state = crate::snapshot::image::create_empty(c"mayfly-state").map_err(host_error("snapshot state"))?;
-        Ok(Self { options, bundle, device, listener, files, ready, kontain, image, state })
+        let state =
+            crate::snapshot::image::create_empty(c"mayfly-state").map_err(host_error("snapshot state"))?;
+        Ok(Self {
+            options,
+            bundle,
+            device,
+            listener,
+            files,
+            ready,
+            kontain,
+            image,
+            state,
+        })
     }
 }
 
@@ -114,20 +129,39 @@ fn empty_directory(path: &Path) -> Result<(), ServeError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(problem(error)),
         _ => {}
     }
-    std::fs::DirBuilder::new().mode(0o700).create(path).map_err(problem)
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(path)
+        .map_err(problem)
 }
 
 /// The guest's tree: the image read-only, private /tmp, /dev/shm and /var/tmp, a /proc, /sys and /dev of its own.
-fn namespace(bundle: &Bundle, scratch: &Path, kontain: &Arc<kontain::Files>) -> Result<Namespace, ServeError> {
+fn namespace(
+    bundle: &Bundle,
+    scratch: &Path,
+    kontain: &Arc<kontain::Files>,
+) -> Result<Namespace, ServeError> {
     let build = || -> Result<Namespace, Errno> {
-        let mut builder = Builder::new(&bundle.root, Access::ReadOnly)?.instance("unnamed").proc()?.sys()?.dev()?;
+        let mut builder = Builder::new(&bundle.root, Access::ReadOnly)?
+            .instance("unnamed")
+            .proc()?
+            .sys()?
+            .dev()?;
         for path in ["/tmp", "/dev/shm", "/var/tmp"] {
             builder = builder.scratch(path, scratch)?;
         }
         if bundle.function.contract == crate::bundle::Contract::Kontain {
             builder = builder
-                .special("/.request", Access::ReadOnly, Box::new(kontain::Request(kontain.clone())))?
-                .special("/.reply", Access::ReadWrite, Box::new(kontain::Reply(kontain.clone())))?;
+                .special(
+                    "/.request",
+                    Access::ReadOnly,
+                    Box::new(kontain::Request(kontain.clone())),
+                )?
+                .special(
+                    "/.reply",
+                    Access::ReadWrite,
+                    Box::new(kontain::Reply(kontain.clone())),
+                )?;
         }
         Ok(builder.build())
     };
@@ -145,11 +179,11 @@ fn listen(path: &Path) -> Result<OwnedFd, ServeError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(problem()(error.into())),
         _ => {}
     }
-    let listener =
-        std::os::unix::net::UnixListener::bind(path).map_err(|error| problem()(error.into()))?;
+    let listener = std::os::unix::net::UnixListener::bind(path).map_err(|error| problem()(error.into()))?;
     let listener = raise(listener.into()).map_err(problem())?;
     // The standard library's backlog of 128 would refuse a burst.
     // SAFETY: no pointers.
-    from_libc(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), BACKLOG) }).map_err(problem())?;
+    from_libc(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), BACKLOG) })
+        .map_err(problem())?;
     Ok(listener)
 }

@@ -102,7 +102,12 @@ pub fn push(
     let Ok(area) = task.vcpu.xsave() else { return false };
     let fpstate = top.wrapping_sub(size as u64 + 4) & !63;
     let address = (fpstate.wrapping_sub(size_of::<SignalFrame>() as u64) & !15).wrapping_sub(8);
-    let mut bytes: Vec<u8> = area.region.iter().flat_map(|word| word.to_ne_bytes()).take(size).collect();
+    let mut bytes: Vec<u8> = area
+        .region
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .take(size)
+        .collect();
     let software: [u32; 5] = [
         XSTATE_MAGIC1,
         u32::try_from(size + 4).unwrap_or(0),
@@ -187,7 +192,9 @@ pub fn push(
 
 /// Implements rt_sigreturn(2): restores what `push` saved, or what the handler made of it. `false`: the frame is unusable.
 pub fn pop(task: &mut Task, registers: &mut Registers) -> bool {
-    let Ok(frame) = access::read::<SignalFrame>(registers.rsp.wrapping_sub(8)) else { return false };
+    let Ok(frame) = access::read::<SignalFrame>(registers.rsp.wrapping_sub(8)) else {
+        return false;
+    };
     let c = frame.context;
     *registers = Registers {
         rax: c.rax,
@@ -218,7 +225,9 @@ pub fn pop(task: &mut Task, registers: &mut Registers) -> bool {
     if c.fpstate == 0 {
         return true;
     }
-    let Ok(legacy) = access::read::<[u8; 512]>(c.fpstate) else { return false };
+    let Ok(legacy) = access::read::<[u8; 512]>(c.fpstate) else {
+        return false;
+    };
     let word = |at: usize| u32::from_ne_bytes([legacy[at], legacy[at + 1], legacy[at + 2], legacy[at + 3]]);
     let size = task.process.device.xsave_size;
     let full = word(SOFTWARE) == XSTATE_MAGIC1;

@@ -71,7 +71,13 @@ struct KernelAction {
 fn rt_sigaction(signal: usize, action: &KernelAction) -> Result<(), Errno> {
     // SAFETY: a complete kernel_sigaction of the documented size.
     let done = unsafe {
-        libc::syscall(libc::SYS_rt_sigaction, signal, std::ptr::from_ref(action), std::ptr::null::<u8>(), 8)
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            std::ptr::from_ref(action),
+            std::ptr::null::<u8>(),
+            8,
+        )
     };
     if done < 0 { Err(Errno::last()) } else { Ok(()) }
 }
@@ -99,7 +105,12 @@ pub fn set_disposition(signal: usize, handler: u64, flags: u64) -> Result<(), Er
     }
     rt_sigaction(
         signal,
-        &KernelAction { handler, flags: flags | SA_RESTORER, restorer: mayfly_restore as *const () as u64, mask: 0 },
+        &KernelAction {
+            handler,
+            flags: flags | SA_RESTORER,
+            restorer: mayfly_restore as *const () as u64,
+            mask: 0,
+        },
     )
 }
 
@@ -112,10 +123,20 @@ pub fn keep_stoppable() {
 
 /// Sets the mask of this host thread to the guest thread's.
 pub fn set_mask(mask: u64) {
-    let mask = if STOPPABLE.load(Ordering::Relaxed) { mask & !(1 << (STOP_SIGNAL - 1)) } else { mask };
+    let mask = if STOPPABLE.load(Ordering::Relaxed) {
+        mask & !(1 << (STOP_SIGNAL - 1))
+    } else {
+        mask
+    };
     // SAFETY: an 8-byte set on the stack.
     unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, std::ptr::null::<u8>(), 8)
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            std::ptr::null::<u8>(),
+            8,
+        )
     };
 }
 
@@ -124,7 +145,13 @@ pub fn block_all() {
     let mask = u64::MAX;
     // SAFETY: as in `set_mask`.
     unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, std::ptr::null::<u8>(), 8)
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            std::ptr::null::<u8>(),
+            8,
+        )
     };
 }
 
@@ -133,17 +160,34 @@ pub fn inherited_mask() -> u64 {
     let mut mask = 0u64;
     // SAFETY: the kernel writes 8 bytes.
     unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, std::ptr::null::<u8>(), &raw mut mask, 8)
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            std::ptr::null::<u8>(),
+            &raw mut mask,
+            8,
+        )
     };
     mask
 }
 
 /// Whether the parent left `signal` ignored.
 pub fn is_ignored(signal: usize) -> bool {
-    let mut action = KernelAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
+    let mut action = KernelAction {
+        handler: 0,
+        flags: 0,
+        restorer: 0,
+        mask: 0,
+    };
     // SAFETY: the kernel fills a structure of the documented size.
     let done = unsafe {
-        libc::syscall(libc::SYS_rt_sigaction, signal, std::ptr::null::<u8>(), &raw mut action, 8)
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            std::ptr::null::<u8>(),
+            &raw mut action,
+            8,
+        )
     };
     done == 0 && action.handler == super::SIG_IGN
 }
@@ -185,7 +229,10 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
     let context: *mut libc::ucontext_t = context.cast();
     // SAFETY: the kernel passes valid pointers to SA_SIGINFO handlers.
     let (ip, code) = unsafe {
-        ((*context).uc_mcontext.gregs[libc::REG_RIP as usize].cast_unsigned(), (*info).si_code)
+        (
+            (*context).uc_mcontext.gregs[libc::REG_RIP as usize].cast_unsigned(),
+            (*info).si_code,
+        )
     };
     let fault = matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE) && code > 0;
     if fault {
@@ -202,7 +249,8 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
         // SAFETY: this thread's own cell; nothing reads `info` while `pending` is 0.
         unsafe { *cell.info.get() = *info.cast::<Info>() };
         let stop = signal == STOP_SIGNAL && STOPPING.load(Ordering::Relaxed);
-        cell.pending.store(if stop { STOP } else { signal }, Ordering::Release);
+        cell.pending
+            .store(if stop { STOP } else { signal }, Ordering::Release);
         let run = cell.run.load(Ordering::Acquire);
         if !run.is_null() {
             // SAFETY: the live mapping of this thread's vCPU (`attach`); a single byte the kernel only reads.
@@ -223,7 +271,11 @@ fn crash(signal: i32, ip: u64) -> ! {
     // Formatting allocates nothing here: digits are put in their places.
     let digit = |value: u64| {
         let [nibble, ..] = (value & 15).to_le_bytes();
-        if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
+        if nibble < 10 {
+            b'0' + nibble
+        } else {
+            b'a' + nibble - 10
+        }
     };
     let signal = u64::from(signal.unsigned_abs());
     line[52] = digit(signal / 10 % 10);

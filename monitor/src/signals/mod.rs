@@ -46,7 +46,11 @@ pub struct AltStack {
 }
 
 impl AltStack {
-    pub const NONE: Self = Self { base: 0, size: 0, enabled: false };
+    pub const NONE: Self = Self {
+        base: 0,
+        size: 0,
+        enabled: false,
+    };
 
     pub fn contains(&self, rsp: u64) -> bool {
         self.enabled && rsp > self.base && rsp - self.base <= self.size

@@ -28,7 +28,9 @@ pub struct Streams {
 impl Streams {
     /// Notes what stands behind 0, 1, 2 now.
     pub fn note() -> Result<Self, Errno> {
-        Ok(Self { identities: [identity(0)?, identity(1)?, identity(2)?] })
+        Ok(Self {
+            identities: [identity(0)?, identity(1)?, identity(2)?],
+        })
     }
 }
 
@@ -46,15 +48,41 @@ pub enum What {
     Stream(u8),
     /// The same open file as a lower number.
     Same(i32),
-    File { path: Vec<u8>, flags: i32, offset: i64 },
+    File {
+        path: Vec<u8>,
+        flags: i32,
+        offset: i64,
+    },
     /// An end of a pipe; pipes are numbered.
-    Pipe { pipe: u32, write: bool, nonblocking: bool, content: Vec<u8> },
+    Pipe {
+        pipe: u32,
+        write: bool,
+        nonblocking: bool,
+        content: Vec<u8>,
+    },
     /// An end of a unix socket pair.
-    Pair { pair: u32, end: u8, kind: i32, nonblocking: bool },
-    Event { count: u64, semaphore: bool, nonblocking: bool },
-    Epoll { members: Vec<Member> },
-    Timer { clock: i32, nonblocking: bool },
-    Signals { mask: u64, nonblocking: bool },
+    Pair {
+        pair: u32,
+        end: u8,
+        kind: i32,
+        nonblocking: bool,
+    },
+    Event {
+        count: u64,
+        semaphore: bool,
+        nonblocking: bool,
+    },
+    Epoll {
+        members: Vec<Member>,
+    },
+    Timer {
+        clock: i32,
+        nonblocking: bool,
+    },
+    Signals {
+        mask: u64,
+        nonblocking: bool,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,7 +116,10 @@ fn info(fd: i32) -> HashMap<String, Vec<String>> {
     let mut fields: HashMap<String, Vec<String>> = HashMap::new();
     for line in text.lines() {
         if let Some((name, value)) = line.split_once(':') {
-            fields.entry(name.trim().to_owned()).or_default().push(value.trim().to_owned());
+            fields
+                .entry(name.trim().to_owned())
+                .or_default()
+                .push(value.trim().to_owned());
         }
     }
     fields
@@ -104,11 +135,19 @@ fn same_file(one: i32, two: i32) -> bool {
 }
 
 /// All descriptors of the guest but virtual sockets.
-pub fn capture(process: &Process, sockets: &Sockets, streams: &Streams) -> Result<Vec<Descriptor>, SnapshotError> {
+pub fn capture(
+    process: &Process,
+    sockets: &Sockets,
+    streams: &Streams,
+) -> Result<Vec<Descriptor>, SnapshotError> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir("/proc/self/fd").map_err(|error| failed("/proc/self/fd")(error.into()))? {
-        let name = entry.map_err(|error| failed("/proc/self/fd")(error.into()))?.file_name();
-        let Some(fd) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let name = entry
+            .map_err(|error| failed("/proc/self/fd")(error.into()))?
+            .file_name();
+        let Some(fd) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         if fd >= MONITOR_FD_FLOOR || sockets.get(fd).is_some() {
             continue;
         }
@@ -125,18 +164,28 @@ pub fn capture(process: &Process, sockets: &Sockets, streams: &Streams) -> Resul
     for fd in own_listing {
         found.remove(&fd);
     }
-    let mut capture = Capture { process, sockets, streams, pipes: HashMap::new(), pairs: HashMap::new() };
+    let mut capture = Capture {
+        process,
+        sockets,
+        streams,
+        pipes: HashMap::new(),
+        pairs: HashMap::new(),
+    };
     let mut descriptors: Vec<Descriptor> = Vec::new();
     for (fd, target) in &found {
         let close_on_exec = fcntl(*fd, libc::F_GETFD).map_err(failed("fcntl"))? & libc::FD_CLOEXEC != 0;
-        let earlier = descriptors.iter().find(|known| {
-            !matches!(known.what, What::Same(_) | What::Stream(_)) && same_file(known.fd, *fd)
-        });
+        let earlier = descriptors
+            .iter()
+            .find(|known| !matches!(known.what, What::Same(_) | What::Stream(_)) && same_file(known.fd, *fd));
         let what = match earlier {
             Some(earlier) => What::Same(earlier.fd),
             None => capture.classify(*fd, target)?,
         };
-        descriptors.push(Descriptor { fd: *fd, close_on_exec, what });
+        descriptors.push(Descriptor {
+            fd: *fd,
+            close_on_exec,
+            what,
+        });
     }
     Ok(descriptors)
 }
@@ -156,7 +205,12 @@ impl Capture<'_> {
         let flags = fcntl(fd, libc::F_GETFL).map_err(failed("fcntl"))?;
         let nonblocking = flags & libc::O_NONBLOCK != 0;
         let identity = identity(fd).map_err(failed("fstat"))?;
-        if let Some(stream) = self.streams.identities.iter().position(|known| *known == identity) {
+        if let Some(stream) = self
+            .streams
+            .identities
+            .iter()
+            .position(|known| *known == identity)
+        {
             return Ok(What::Stream(u8::try_from(stream).unwrap_or(0)));
         }
         if target.starts_with("pipe:") {
@@ -165,7 +219,9 @@ impl Capture<'_> {
         if target.starts_with("socket:") {
             return self.pair(fd, identity.1, nonblocking).map_err(refuse);
         }
-        let kind = target.strip_prefix("anon_inode:").map(|kind| kind.trim_matches(['[', ']']));
+        let kind = target
+            .strip_prefix("anon_inode:")
+            .map(|kind| kind.trim_matches(['[', ']']));
         match kind {
             Some("eventfd") => {
                 let fields = info(fd);
@@ -173,21 +229,37 @@ impl Capture<'_> {
                 let count = first("eventfd-count").and_then(|text| u64::from_str_radix(text, 16).ok());
                 let semaphore = first("eventfd-semaphore").is_some_and(|text| text != "0");
                 let count = count.ok_or_else(|| refuse("an eventfd whose count is not known".to_owned()))?;
-                Ok(What::Event { count, semaphore, nonblocking })
+                Ok(What::Event {
+                    count,
+                    semaphore,
+                    nonblocking,
+                })
             }
             Some("eventpoll") => Ok(What::Epoll { members: members(fd) }),
             Some("timerfd") => {
                 let fields = info(fd);
-                let armed = fields.get("it_value").is_none_or(|values| values.iter().any(|value| value != "(0, 0)"));
+                let armed = fields
+                    .get("it_value")
+                    .is_none_or(|values| values.iter().any(|value| value != "(0, 0)"));
                 if armed {
                     return Err(refuse("an armed timerfd".to_owned()));
                 }
-                let clock = fields.get("clockid").and_then(|values| values.first()?.parse().ok());
-                Ok(What::Timer { clock: clock.unwrap_or(libc::CLOCK_MONOTONIC), nonblocking })
+                let clock = fields
+                    .get("clockid")
+                    .and_then(|values| values.first()?.parse().ok());
+                Ok(What::Timer {
+                    clock: clock.unwrap_or(libc::CLOCK_MONOTONIC),
+                    nonblocking,
+                })
             }
             Some("signalfd") => {
-                let mask = info(fd).get("sigmask").and_then(|v| u64::from_str_radix(v.first()?, 16).ok());
-                Ok(What::Signals { mask: mask.unwrap_or(0), nonblocking })
+                let mask = info(fd)
+                    .get("sigmask")
+                    .and_then(|v| u64::from_str_radix(v.first()?, 16).ok());
+                Ok(What::Signals {
+                    mask: mask.unwrap_or(0),
+                    nonblocking,
+                })
             }
             Some(other) => Err(refuse(format!("{other} cannot be carried"))),
             None => self.file(fd, flags),
@@ -208,8 +280,13 @@ impl Capture<'_> {
         }
         // SAFETY: no pointers; a descriptor without an offset answers with an error, and has none.
         let offset = unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) }.max(0);
-        let kept = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_TMPFILE) | flags & libc::O_DIRECTORY;
-        Ok(What::File { path, flags: kept, offset })
+        let kept = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_TMPFILE)
+            | flags & libc::O_DIRECTORY;
+        Ok(What::File {
+            path,
+            flags: kept,
+            offset,
+        })
     }
 
     fn pipe(&mut self, fd: i32, inode: u64, flags: i32) -> Result<What, SnapshotError> {
@@ -220,27 +297,39 @@ impl Capture<'_> {
         if !write {
             let mut waiting = 0i32;
             // SAFETY: a local int.
-            from_libc(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut waiting) }).map_err(failed("FIONREAD"))?;
+            from_libc(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut waiting) })
+                .map_err(failed("FIONREAD"))?;
             content = vec![0; usize::try_from(waiting).unwrap_or(0).min(CONTENT_MAX)];
             // The boot process ends after this: taking the bytes out harms nobody.
             // SAFETY: a local buffer with its length, of which that much is there.
             let got = unsafe { libc::read(fd, content.as_mut_ptr().cast(), content.len()) };
             content.truncate(usize::try_from(got).unwrap_or(0));
         }
-        Ok(What::Pipe { pipe, write, nonblocking: flags & libc::O_NONBLOCK != 0, content })
+        Ok(What::Pipe {
+            pipe,
+            write,
+            nonblocking: flags & libc::O_NONBLOCK != 0,
+            content,
+        })
     }
 
     fn pair(&mut self, fd: i32, inode: u64, nonblocking: bool) -> Result<What, String> {
         let (id, end, kind) = self.sockets.pair_of(inode).ok_or("an open unix socket")?;
         let mut waiting = 0i32;
         // SAFETY: a local int.
-        from_libc(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut waiting) }).map_err(|errno| errno.to_string())?;
+        from_libc(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut waiting) })
+            .map_err(|errno| errno.to_string())?;
         if waiting > 0 {
             return Err("a socket pair with data in it".to_owned());
         }
         let next = u32::try_from(self.pairs.len()).unwrap_or(u32::MAX);
         let pair = *self.pairs.entry(id).or_insert(next);
-        Ok(What::Pair { pair, end, kind, nonblocking })
+        Ok(What::Pair {
+            pair,
+            end,
+            kind,
+            nonblocking,
+        })
     }
 }
 
@@ -252,7 +341,12 @@ fn members(fd: i32) -> Vec<Member> {
         .iter()
         .filter_map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
-            let after = |name: &str| words.iter().position(|word| *word == name).and_then(|at| words.get(at + 1));
+            let after = |name: &str| {
+                words
+                    .iter()
+                    .position(|word| *word == name)
+                    .and_then(|at| words.get(at + 1))
+            };
             Some(Member {
                 fd: words.first()?.parse().ok()?,
                 events: u32::from_str_radix(after("events:")?, 16).ok()?,
@@ -268,52 +362,89 @@ pub type StreamFds = [OwnedFd; 3];
 /// Makes the descriptors again.
 ///
 /// Preconditions: the numbers below the floor are free but for what this call makes, sockets are restored, no thread of the guest runs.
-pub fn rebuild(process_files: Files<'_>, list: &[Descriptor], streams: StreamFds) -> Result<(), SnapshotError> {
+pub fn rebuild(
+    process_files: Files<'_>,
+    list: &[Descriptor],
+    streams: StreamFds,
+) -> Result<(), SnapshotError> {
     let mut pipes: HashMap<u32, [OwnedFd; 2]> = HashMap::new();
     let mut pairs: HashMap<u32, [OwnedFd; 2]> = HashMap::new();
     for descriptor in list {
         let fd = guest_fd(descriptor.fd).map_err(failed("descriptor"))?;
         let made: OwnedFd = match &descriptor.what {
             What::Stream(stream) => {
-                let stream = streams.get(usize::from(*stream)).ok_or(Errno::INVAL).map_err(failed("stream"))?;
+                let stream = streams
+                    .get(usize::from(*stream))
+                    .ok_or(Errno::INVAL)
+                    .map_err(failed("stream"))?;
                 duplicate(stream).map_err(failed("stream"))?
             }
             What::Same(other) => {
                 // SAFETY: a number of the guest's, which an earlier round made.
-                let other = unsafe { std::os::fd::BorrowedFd::borrow_raw(guest_fd(*other).map_err(failed("dup"))?) };
+                let other =
+                    unsafe { std::os::fd::BorrowedFd::borrow_raw(guest_fd(*other).map_err(failed("dup"))?) };
                 duplicate(&other).map_err(failed("dup"))?
             }
             What::File { path, flags, offset } => {
                 open(process_files, path, *flags, *offset).map_err(failed("an open file"))?
             }
-            What::Pipe { pipe, write, nonblocking, content } => {
+            What::Pipe {
+                pipe,
+                write,
+                nonblocking,
+                content,
+            } => {
                 if let std::collections::hash_map::Entry::Vacant(slot) = pipes.entry(*pipe) {
-                    slot.insert(two(|ends| {
-                        // SAFETY: a local array of two.
-                        unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }
-                    }).map_err(failed("pipe"))?);
+                    slot.insert(
+                        two(|ends| {
+                            // SAFETY: a local array of two.
+                            unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }
+                        })
+                        .map_err(failed("pipe"))?,
+                    );
                 }
                 let ends = &pipes[pipe];
                 if !content.is_empty() {
                     // SAFETY: a buffer with its length; a fresh pipe has room for what one held.
-                    let done = unsafe { libc::write(ends[1].as_raw_fd(), content.as_ptr().cast(), content.len()) };
+                    let done =
+                        unsafe { libc::write(ends[1].as_raw_fd(), content.as_ptr().cast(), content.len()) };
                     from_libc(done as i64).map_err(failed("pipe"))?;
                 }
                 end(&ends[usize::from(*write)], *nonblocking).map_err(failed("pipe"))?
             }
-            What::Pair { pair, end: number, kind, nonblocking } => {
+            What::Pair {
+                pair,
+                end: number,
+                kind,
+                nonblocking,
+            } => {
                 if let std::collections::hash_map::Entry::Vacant(slot) = pairs.entry(*pair) {
-                    slot.insert(two(|ends| {
-                        // SAFETY: a local array of two.
-                        unsafe { libc::socketpair(libc::AF_UNIX, *kind | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr()) }
-                    }).map_err(failed("socketpair"))?);
+                    slot.insert(
+                        two(|ends| {
+                            // SAFETY: a local array of two.
+                            unsafe {
+                                libc::socketpair(
+                                    libc::AF_UNIX,
+                                    *kind | libc::SOCK_CLOEXEC,
+                                    0,
+                                    ends.as_mut_ptr(),
+                                )
+                            }
+                        })
+                        .map_err(failed("socketpair"))?,
+                    );
                 }
                 end(&pairs[pair][usize::from(*number & 1)], *nonblocking).map_err(failed("socketpair"))?
             }
-            What::Event { count, semaphore, nonblocking } => {
+            What::Event {
+                count,
+                semaphore,
+                nonblocking,
+            } => {
                 let flags = if *semaphore { libc::EFD_SEMAPHORE } else { 0 };
                 // SAFETY: no pointers.
-                let event = own(unsafe { libc::eventfd(0, flags | libc::EFD_CLOEXEC) }).map_err(failed("eventfd"))?;
+                let event =
+                    own(unsafe { libc::eventfd(0, flags | libc::EFD_CLOEXEC) }).map_err(failed("eventfd"))?;
                 if *count > 0 {
                     // SAFETY: eight bytes of a local.
                     unsafe { libc::write(event.as_raw_fd(), std::ptr::from_ref(count).cast(), 8) };
@@ -324,16 +455,21 @@ pub fn rebuild(process_files: Files<'_>, list: &[Descriptor], streams: StreamFds
             What::Timer { clock, nonblocking } => {
                 let flags = if *nonblocking { libc::TFD_NONBLOCK } else { 0 };
                 // SAFETY: no pointers.
-                own(unsafe { libc::timerfd_create(*clock, flags | libc::TFD_CLOEXEC) }).map_err(failed("timerfd"))?
+                own(unsafe { libc::timerfd_create(*clock, flags | libc::TFD_CLOEXEC) })
+                    .map_err(failed("timerfd"))?
             }
             What::Signals { mask, nonblocking } => {
                 let flags = libc::SFD_CLOEXEC | if *nonblocking { libc::SFD_NONBLOCK } else { 0 };
                 // SAFETY: the kernel reads an 8-byte set.
-                let fd = unsafe { libc::syscall(libc::SYS_signalfd4, -1, std::ptr::from_ref(mask), 8, flags) };
+                let fd =
+                    unsafe { libc::syscall(libc::SYS_signalfd4, -1, std::ptr::from_ref(mask), 8, flags) };
                 own(i32::try_from(fd).unwrap_or(-1)).map_err(failed("signalfd"))?
             }
-            // SAFETY: no pointers.
-            What::Epoll { .. } => own(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map_err(failed("epoll"))?,
+            What::Epoll { .. } => {
+                // SAFETY: no pointers.
+                let set = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+                own(set).map_err(failed("epoll"))?
+            }
         };
         put(made, fd, descriptor.close_on_exec).map_err(failed("descriptor"))?;
     }
@@ -341,9 +477,13 @@ pub fn rebuild(process_files: Files<'_>, list: &[Descriptor], streams: StreamFds
     for descriptor in list {
         if let What::Epoll { members } = &descriptor.what {
             for member in members {
-                let mut event = libc::epoll_event { events: member.events, u64: member.data };
+                let mut event = libc::epoll_event {
+                    events: member.events,
+                    u64: member.data,
+                };
                 // SAFETY: a local event; numbers of the guest's.
-                let done = unsafe { libc::epoll_ctl(descriptor.fd, libc::EPOLL_CTL_ADD, member.fd, &raw mut event) };
+                let done =
+                    unsafe { libc::epoll_ctl(descriptor.fd, libc::EPOLL_CTL_ADD, member.fd, &raw mut event) };
                 from_libc(done).map_err(failed("epoll"))?;
             }
         }
@@ -364,7 +504,10 @@ fn two(make: impl FnOnce(&mut [i32; 2]) -> i32) -> Result<[OwnedFd; 2], Errno> {
     let mut ends = [0i32; 2];
     from_libc(make(&mut ends))?;
     let [one, two] = ends;
-    Ok([crate::fs::descriptors::raise(own(one)?)?, crate::fs::descriptors::raise(own(two)?)?])
+    Ok([
+        crate::fs::descriptors::raise(own(one)?)?,
+        crate::fs::descriptors::raise(own(two)?)?,
+    ])
 }
 
 fn duplicate(fd: &impl AsRawFd) -> Result<OwnedFd, Errno> {
@@ -386,7 +529,9 @@ fn end(fd: &OwnedFd, nonblocking: bool) -> Result<OwnedFd, Errno> {
 
 fn open(files: Files<'_>, path: &[u8], flags: i32, offset: i64) -> Result<OwnedFd, Errno> {
     let path = CString::new(path).map_err(|_| Errno::INVAL)?;
-    let file = files.open(At::cwd(&path), OpenRequest::lenient(flags | libc::O_CLOEXEC, 0)?)?.make_private()?;
+    let file = files
+        .open(At::cwd(&path), OpenRequest::lenient(flags | libc::O_CLOEXEC, 0)?)?
+        .make_private()?;
     if offset > 0 {
         // SAFETY: no pointers.
         from_libc(unsafe { libc::lseek(file.as_raw_fd(), offset, libc::SEEK_SET) })?;

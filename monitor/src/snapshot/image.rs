@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use super::{SnapshotError, failed};
 use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::private;
-use crate::memory::space::{Backing, Mapping, Space};
+use crate::memory::mapping::{Backing, Mapping};
+use crate::memory::space::Space;
 use crate::vm::layout::{HOST_BASE, PAGE, WINDOW};
 
 /// Pages asked about at a time.
@@ -37,7 +38,10 @@ pub fn create_empty(name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
 ///
 /// Preconditions: all threads rest.
 pub fn write(space: &mut Space, image: BorrowedFd<'_>) -> Result<u64, SnapshotError> {
-    let mappings: Vec<(u64, Mapping)> = space.mappings().map(|(start, mapping)| (start, *mapping)).collect();
+    let mappings: Vec<(u64, Mapping)> = space
+        .mappings()
+        .map(|(start, mapping)| (start, *mapping))
+        .collect();
     let mut total = 0;
     for (start, mapping) in mappings {
         let whole = mapping.backing == Backing::File && mapping.protection.any();
@@ -62,10 +66,18 @@ fn present(start: u64, end: u64, whole: bool) -> Result<Vec<(u64, u64)>, Errno> 
     let mut resident = vec![0u8; length / 4096];
     // SAFETY: a range of the window, all of which is mapped; one byte a page in a local buffer.
     from_libc(unsafe {
-        libc::mincore((HOST_BASE + start) as *mut libc::c_void, length, resident.as_mut_ptr())
+        libc::mincore(
+            (HOST_BASE + start) as *mut libc::c_void,
+            length,
+            resident.as_mut_ptr(),
+        )
     })?;
     let mut runs: Vec<(u64, u64)> = Vec::new();
-    for (page, _) in (start..end).step_by(4096).zip(&resident).filter(|(_, state)| **state & 1 != 0) {
+    for (page, _) in (start..end)
+        .step_by(4096)
+        .zip(&resident)
+        .filter(|(_, state)| **state & 1 != 0)
+    {
         match runs.last_mut() {
             Some((_, last)) if *last == page => *last += PAGE,
             _ => runs.push((page, page + PAGE)),

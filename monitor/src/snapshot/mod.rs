@@ -68,7 +68,12 @@ impl Snapshot {
         let sockets = sockets.state().map_err(failed("sockets"))?;
         let mut directory = vec![0u8; 4096];
         let files = crate::fs::Files::new(&process.files, process);
-        directory.splice(.., files.current_directory().map_err(failed("the working directory"))?);
+        directory.splice(
+            ..,
+            files
+                .current_directory()
+                .map_err(failed("the working directory"))?,
+        );
         // SAFETY: sets the mask and back; no other thread of the process runs.
         let umask = unsafe {
             let umask = libc::umask(0o22);
@@ -114,7 +119,9 @@ impl Snapshot {
         let mut stat: libc::stat = unsafe { std::mem::zeroed() };
         // SAFETY: a local of the documented type.
         from_libc(unsafe { libc::fstat(from.as_raw_fd(), &raw mut stat) }).map_err(failed("state"))?;
-        let length = u64::try_from(stat.st_size).ok().filter(|length| *length <= STATE_MAX);
+        let length = u64::try_from(stat.st_size)
+            .ok()
+            .filter(|length| *length <= STATE_MAX);
         let length = length.ok_or_else(|| failed("state")(Errno(libc::EFBIG)))?;
         let mut bytes = vec![0u8; usize::try_from(length).map_err(|_| failed("state")(Errno::NOMEM))?];
         let mut done = 0;

@@ -13,22 +13,100 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_mmap, AREA, Level::Emulated, mmap, ""),
     entry(libc::SYS_munmap, AREA, Level::Emulated, munmap, ""),
     entry(libc::SYS_mprotect, AREA, Level::Emulated, mprotect, ""),
-    entry(libc::SYS_mremap, AREA, Level::Emulated, mremap, "no MREMAP_DONTUNMAP"),
+    entry(
+        libc::SYS_mremap,
+        AREA,
+        Level::Emulated,
+        mremap,
+        "no MREMAP_DONTUNMAP",
+    ),
     entry(libc::SYS_madvise, AREA, Level::Emulated, madvise, ""),
     entry(libc::SYS_brk, AREA, Level::Emulated, brk, ""),
     entry(libc::SYS_msync, AREA, Level::Forwarded, msync, ""),
-    entry(libc::SYS_mincore, AREA, Level::Emulated, mincore, "all mapped pages are resident"),
-    entry(libc::SYS_mlock, AREA, Level::Emulated, mlock, "accepted without effect"),
-    entry(libc::SYS_mlock2, AREA, Level::Emulated, mlock, "accepted without effect"),
-    entry(libc::SYS_munlock, AREA, Level::Emulated, mlock, "accepted without effect"),
-    entry(libc::SYS_mlockall, AREA, Level::Emulated, accept, "accepted without effect"),
-    entry(libc::SYS_munlockall, AREA, Level::Emulated, accept, "accepted without effect"),
-    entry(libc::SYS_pkey_alloc, AREA, Level::Refused, refuse_key, "EINVAL: no protection keys"),
-    entry(libc::SYS_pkey_free, AREA, Level::Refused, refuse_key, "EINVAL: no protection keys"),
-    entry(libc::SYS_pkey_mprotect, AREA, Level::Emulated, pkey_mprotect, "key -1 only"),
-    entry(libc::SYS_mbind, AREA, Level::Refused, refuse_numa, "ENOSYS: one node"),
-    entry(libc::SYS_get_mempolicy, AREA, Level::Refused, refuse_numa, "ENOSYS: one node"),
-    entry(libc::SYS_set_mempolicy, AREA, Level::Refused, refuse_numa, "ENOSYS: one node"),
+    entry(
+        libc::SYS_mincore,
+        AREA,
+        Level::Emulated,
+        mincore,
+        "all mapped pages are resident",
+    ),
+    entry(
+        libc::SYS_mlock,
+        AREA,
+        Level::Emulated,
+        mlock,
+        "accepted without effect",
+    ),
+    entry(
+        libc::SYS_mlock2,
+        AREA,
+        Level::Emulated,
+        mlock,
+        "accepted without effect",
+    ),
+    entry(
+        libc::SYS_munlock,
+        AREA,
+        Level::Emulated,
+        mlock,
+        "accepted without effect",
+    ),
+    entry(
+        libc::SYS_mlockall,
+        AREA,
+        Level::Emulated,
+        accept,
+        "accepted without effect",
+    ),
+    entry(
+        libc::SYS_munlockall,
+        AREA,
+        Level::Emulated,
+        accept,
+        "accepted without effect",
+    ),
+    entry(
+        libc::SYS_pkey_alloc,
+        AREA,
+        Level::Refused,
+        refuse_key,
+        "EINVAL: no protection keys",
+    ),
+    entry(
+        libc::SYS_pkey_free,
+        AREA,
+        Level::Refused,
+        refuse_key,
+        "EINVAL: no protection keys",
+    ),
+    entry(
+        libc::SYS_pkey_mprotect,
+        AREA,
+        Level::Emulated,
+        pkey_mprotect,
+        "key -1 only",
+    ),
+    entry(
+        libc::SYS_mbind,
+        AREA,
+        Level::Refused,
+        refuse_numa,
+        "ENOSYS: one node",
+    ),
+    entry(
+        libc::SYS_get_mempolicy,
+        AREA,
+        Level::Refused,
+        refuse_numa,
+        "ENOSYS: one node",
+    ),
+    entry(
+        libc::SYS_set_mempolicy,
+        AREA,
+        Level::Refused,
+        refuse_numa,
+        "ENOSYS: one node",
+    ),
 ];
 
 /// The low 32 bits as an int, as the kernel takes one.
@@ -40,8 +118,14 @@ pub const fn int(value: u64) -> i32 {
 /// Implements mmap(2).
 fn mmap(task: &mut Task, [address, length, protection, flags, fd, offset]: Args) -> SysResult {
     let flags = int(flags);
-    let fd = if flags & libc::MAP_ANONYMOUS != 0 { -1 } else { guest_fd(int(fd))? };
-    task.process.lock_space().map(address, length, protection, flags, fd, offset)
+    let fd = if flags & libc::MAP_ANONYMOUS != 0 {
+        -1
+    } else {
+        guest_fd(int(fd))?
+    };
+    task.process
+        .lock_space()
+        .map(address, length, protection, flags, fd, offset)
 }
 
 /// Implements munmap(2).
@@ -64,7 +148,9 @@ fn pkey_mprotect(task: &mut Task, [address, length, protection, key, ..]: Args) 
 
 /// Implements mremap(2).
 fn mremap(task: &mut Task, [old, old_length, new_length, flags, new, _]: Args) -> SysResult {
-    task.process.lock_space().remap(old, old_length, new_length, int(flags), new)
+    task.process
+        .lock_space()
+        .remap(old, old_length, new_length, int(flags), new)
 }
 
 /// Implements madvise(2).
@@ -122,7 +208,11 @@ fn mincore(task: &mut Task, [address, length, vector, ..]: Args) -> SysResult {
 /// Implements mlock(2), mlock2(2), munlock(2): the range must be mapped.
 fn mlock(task: &mut Task, [address, length, ..]: Args) -> SysResult {
     let start = address & !(PAGE - 1);
-    mapped(task, start, length.checked_add(address - start).ok_or(Errno::INVAL)?)?;
+    mapped(
+        task,
+        start,
+        length.checked_add(address - start).ok_or(Errno::INVAL)?,
+    )?;
     Ok(0)
 }
 

@@ -86,7 +86,12 @@ fn send(task: &Task, fd: i32, pieces: &Pieces, control: &[u8], flags: u64) -> Sy
     let header = host_header(pieces, control.as_ptr() as u64, control.len());
     let at = (&raw const header) as u64;
     // SAFETY: a local header, checked guest ranges, a local copy of the control data.
-    unsafe { task.host(libc::SYS_sendmsg, [u64::from(fd.unsigned_abs()), at, flags, 0, 0, 0]) }
+    unsafe {
+        task.host(
+            libc::SYS_sendmsg,
+            [u64::from(fd.unsigned_abs()), at, flags, 0, 0, 0],
+        )
+    }
 }
 
 /// Gives the result, the length of the control data, and the flags of the message.
@@ -94,7 +99,12 @@ fn receive(task: &Task, fd: i32, pieces: &Pieces, control: &mut [u8], flags: u64
     let mut header = host_header(pieces, control.as_mut_ptr() as u64, control.len());
     let at = (&raw mut header) as u64;
     // SAFETY: a local header, checked guest ranges, a local buffer for control data.
-    let result = unsafe { task.host(libc::SYS_recvmsg, [u64::from(fd.unsigned_abs()), at, flags, 0, 0, 0]) };
+    let result = unsafe {
+        task.host(
+            libc::SYS_recvmsg,
+            [u64::from(fd.unsigned_abs()), at, flags, 0, 0, 0],
+        )
+    };
     (result, header.msg_controllen.min(control.len()), header.msg_flags)
 }
 
@@ -104,9 +114,18 @@ fn check_control(control: &[u8]) -> Result<(), Errno> {
     let mut at = 0;
     while at + HEADER <= control.len() {
         let word = |from: usize, length: usize| &control[at + from..at + from + length];
-        let length = word(0, 8).try_into().map(usize::from_ne_bytes).map_err(|_| Errno::INVAL)?;
-        let level = word(8, 4).try_into().map(i32::from_ne_bytes).map_err(|_| Errno::INVAL)?;
-        let kind = word(12, 4).try_into().map(i32::from_ne_bytes).map_err(|_| Errno::INVAL)?;
+        let length = word(0, 8)
+            .try_into()
+            .map(usize::from_ne_bytes)
+            .map_err(|_| Errno::INVAL)?;
+        let level = word(8, 4)
+            .try_into()
+            .map(i32::from_ne_bytes)
+            .map_err(|_| Errno::INVAL)?;
+        let kind = word(12, 4)
+            .try_into()
+            .map(i32::from_ne_bytes)
+            .map_err(|_| Errno::INVAL)?;
         if length < HEADER || length > control.len() - at {
             return Err(Errno::INVAL);
         }
@@ -143,8 +162,11 @@ pub fn sendmsg(task: &mut Task, [fd, message, flags, ..]: Args) -> SysResult {
     let fd = guest_fd(int(fd))?;
     check_connected(task, fd, true)?;
     let (header, pieces) = read_header(message)?;
-    let control: Vec<u8> =
-        if header.control == 0 { Vec::new() } else { access::read_array(header.control, header.control_length)? };
+    let control: Vec<u8> = if header.control == 0 {
+        Vec::new()
+    } else {
+        access::read_array(header.control, header.control_length)?
+    };
     check_control(&control)?;
     let result = send(task, fd, &pieces, &control, flags);
     count(task, fd, &result, true);
@@ -156,7 +178,11 @@ pub fn recvmsg(task: &mut Task, [fd, message, flags, ..]: Args) -> SysResult {
     let fd = guest_fd(int(fd))?;
     check_connected(task, fd, false)?;
     let (mut header, pieces) = read_header(message)?;
-    let room = if header.control == 0 { 0 } else { usize::try_from(header.control_length).unwrap_or(0) };
+    let room = if header.control == 0 {
+        0
+    } else {
+        usize::try_from(header.control_length).unwrap_or(0)
+    };
     let mut control = vec![0u8; room];
     let (result, length, message_flags) = receive(task, fd, &pieces, &mut control, flags);
     count(task, fd, &result, false);

@@ -12,15 +12,45 @@ use crate::vm::layout::{STACK_SIZE, VCPUS_MAX};
 const AREA: &str = "system";
 
 pub const ENTRIES: &[Entry] = &[
-    entry(libc::SYS_arch_prctl, AREA, Level::Emulated, arch_prctl, "fs and gs bases"),
-    entry(libc::SYS_prctl, AREA, Level::Emulated, prctl, "names, dumpable, keepcaps, no_new_privs"),
-    entry(libc::SYS_prlimit64, AREA, Level::Emulated, prlimit, "own process; lowering is accepted"),
+    entry(
+        libc::SYS_arch_prctl,
+        AREA,
+        Level::Emulated,
+        arch_prctl,
+        "fs and gs bases",
+    ),
+    entry(
+        libc::SYS_prctl,
+        AREA,
+        Level::Emulated,
+        prctl,
+        "names, dumpable, keepcaps, no_new_privs",
+    ),
+    entry(
+        libc::SYS_prlimit64,
+        AREA,
+        Level::Emulated,
+        prlimit,
+        "own process; lowering is accepted",
+    ),
     entry(libc::SYS_getrlimit, AREA, Level::Emulated, getrlimit, ""),
     entry(libc::SYS_setrlimit, AREA, Level::Emulated, setrlimit, ""),
     entry(libc::SYS_getrusage, AREA, Level::Forwarded, getrusage, ""),
-    entry(libc::SYS_sysinfo, AREA, Level::Emulated, sysinfo, "the function's memory"),
+    entry(
+        libc::SYS_sysinfo,
+        AREA,
+        Level::Emulated,
+        sysinfo,
+        "the function's memory",
+    ),
     entry(libc::SYS_uname, AREA, Level::Emulated, uname, ""),
-    entry(libc::SYS_getrandom, AREA, Level::Forwarded, getrandom, "always the host's"),
+    entry(
+        libc::SYS_getrandom,
+        AREA,
+        Level::Forwarded,
+        getrandom,
+        "always the host's",
+    ),
     entry(libc::SYS_getuid, AREA, Level::Emulated, getuid, ""),
     entry(libc::SYS_geteuid, AREA, Level::Emulated, getuid, ""),
     entry(libc::SYS_getgid, AREA, Level::Emulated, getgid, ""),
@@ -28,19 +58,73 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_getresuid, AREA, Level::Emulated, getresuid, ""),
     entry(libc::SYS_getresgid, AREA, Level::Emulated, getresgid, ""),
     entry(libc::SYS_getgroups, AREA, Level::Emulated, getgroups, "none"),
-    entry(libc::SYS_setuid, AREA, Level::Emulated, setuid, "to what it is; EPERM otherwise"),
-    entry(libc::SYS_setgid, AREA, Level::Emulated, setgid, "to what it is; EPERM otherwise"),
-    entry(libc::SYS_setresuid, AREA, Level::Emulated, setuid, "to what it is; EPERM otherwise"),
-    entry(libc::SYS_setresgid, AREA, Level::Emulated, setgid, "to what it is; EPERM otherwise"),
+    entry(
+        libc::SYS_setuid,
+        AREA,
+        Level::Emulated,
+        setuid,
+        "to what it is; EPERM otherwise",
+    ),
+    entry(
+        libc::SYS_setgid,
+        AREA,
+        Level::Emulated,
+        setgid,
+        "to what it is; EPERM otherwise",
+    ),
+    entry(
+        libc::SYS_setresuid,
+        AREA,
+        Level::Emulated,
+        setuid,
+        "to what it is; EPERM otherwise",
+    ),
+    entry(
+        libc::SYS_setresgid,
+        AREA,
+        Level::Emulated,
+        setgid,
+        "to what it is; EPERM otherwise",
+    ),
     entry(libc::SYS_setgroups, AREA, Level::Refused, refuse, "EPERM"),
     entry(libc::SYS_capget, AREA, Level::Emulated, capget, "no capabilities"),
     entry(libc::SYS_capset, AREA, Level::Refused, refuse, "EPERM"),
-    entry(libc::SYS_personality, AREA, Level::Emulated, personality, "PER_LINUX"),
+    entry(
+        libc::SYS_personality,
+        AREA,
+        Level::Emulated,
+        personality,
+        "PER_LINUX",
+    ),
     entry(libc::SYS_ptrace, AREA, Level::Refused, refuse, "EPERM"),
-    entry(libc::SYS_process_vm_readv, AREA, Level::Refused, refuse, "EPERM: would name the monitor's memory"),
-    entry(libc::SYS_process_vm_writev, AREA, Level::Refused, refuse, "EPERM: would name the monitor's memory"),
-    entry(libc::SYS_userfaultfd, AREA, Level::Refused, refuse, "EPERM: would name the monitor's memory"),
-    entry(libc::SYS_pidfd_getfd, AREA, Level::Refused, refuse, "EPERM: would name the monitor's descriptors"),
+    entry(
+        libc::SYS_process_vm_readv,
+        AREA,
+        Level::Refused,
+        refuse,
+        "EPERM: would name the monitor's memory",
+    ),
+    entry(
+        libc::SYS_process_vm_writev,
+        AREA,
+        Level::Refused,
+        refuse,
+        "EPERM: would name the monitor's memory",
+    ),
+    entry(
+        libc::SYS_userfaultfd,
+        AREA,
+        Level::Refused,
+        refuse,
+        "EPERM: would name the monitor's memory",
+    ),
+    entry(
+        libc::SYS_pidfd_getfd,
+        AREA,
+        Level::Refused,
+        refuse,
+        "EPERM: would name the monitor's descriptors",
+    ),
     entry(libc::SYS_perf_event_open, AREA, Level::Refused, refuse, "EPERM"),
     entry(libc::SYS_bpf, AREA, Level::Refused, refuse, "EPERM"),
     entry(libc::SYS_mount, AREA, Level::Refused, refuse, "EPERM"),
@@ -60,9 +144,27 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_iopl, AREA, Level::Refused, refuse, "EPERM"),
     entry(libc::SYS_ioperm, AREA, Level::Refused, refuse, "EPERM"),
     entry(libc::SYS_syslog, AREA, Level::Refused, refuse, "EPERM"),
-    entry(libc::SYS_io_uring_setup, AREA, Level::Refused, refuse, "EPERM: programs fall back"),
-    entry(libc::SYS_seccomp, AREA, Level::Refused, refuse_invalid, "EINVAL: as a kernel without filters"),
-    entry(libc::SYS_restart_syscall, AREA, Level::Refused, refuse_interrupted, "EINTR"),
+    entry(
+        libc::SYS_io_uring_setup,
+        AREA,
+        Level::Refused,
+        refuse,
+        "EPERM: programs fall back",
+    ),
+    entry(
+        libc::SYS_seccomp,
+        AREA,
+        Level::Refused,
+        refuse_invalid,
+        "EINVAL: as a kernel without filters",
+    ),
+    entry(
+        libc::SYS_restart_syscall,
+        AREA,
+        Level::Refused,
+        refuse_interrupted,
+        "EINTR",
+    ),
 ];
 
 /// Implements the calls that need a privilege no guest has.
@@ -84,10 +186,22 @@ fn arch_prctl(task: &mut Task, [code, address, ..]: Args) -> SysResult {
     const ARCH_SET_FS: i32 = 0x1002;
     const ARCH_GET_FS: i32 = 0x1003;
     const ARCH_GET_GS: i32 = 0x1004;
-    let canonical = |address: u64| if address >> 47 == 0 { Ok(Some(address)) } else { Err(Errno::PERM) };
+    let canonical = |address: u64| {
+        if address >> 47 == 0 {
+            Ok(Some(address))
+        } else {
+            Err(Errno::PERM)
+        }
+    };
     match int(code) {
-        ARCH_SET_FS => task.vcpu.set_bases(canonical(address)?, None).map_err(|_| Errno::PERM)?,
-        ARCH_SET_GS => task.vcpu.set_bases(None, canonical(address)?).map_err(|_| Errno::PERM)?,
+        ARCH_SET_FS => task
+            .vcpu
+            .set_bases(canonical(address)?, None)
+            .map_err(|_| Errno::PERM)?,
+        ARCH_SET_GS => task
+            .vcpu
+            .set_bases(None, canonical(address)?)
+            .map_err(|_| Errno::PERM)?,
         ARCH_GET_FS => access::write(address, &task.vcpu.bases().map_err(|_| Errno::PERM)?.0)?,
         ARCH_GET_GS => access::write(address, &task.vcpu.bases().map_err(|_| Errno::PERM)?.1)?,
         _ => return Err(Errno::INVAL),
@@ -117,7 +231,9 @@ fn prctl(task: &mut Task, [option, value, ..]: Args) -> SysResult {
             access::write_bytes(value, &name)?;
             Ok(0)
         }
-        libc::PR_GET_DUMPABLE | libc::PR_SET_DUMPABLE | libc::PR_SET_PDEATHSIG | libc::PR_SET_KEEPCAPS => Ok(0),
+        libc::PR_GET_DUMPABLE | libc::PR_SET_DUMPABLE | libc::PR_SET_PDEATHSIG | libc::PR_SET_KEEPCAPS => {
+            Ok(0)
+        }
         libc::PR_GET_KEEPCAPS | libc::PR_SET_CHILD_SUBREAPER => Ok(0),
         libc::PR_SET_NO_NEW_PRIVS | libc::PR_SET_TIMERSLACK => Ok(0),
         libc::PR_GET_NO_NEW_PRIVS => Ok(1),
@@ -138,7 +254,10 @@ fn limit(task: &Task, resource: i32) -> Result<[u64; 2], Errno> {
         libc::RLIMIT_STACK => [STACK_SIZE, INFINITE],
         libc::RLIMIT_NOFILE => {
             let files = u64::from(crate::fs::descriptors::limit().unsigned_abs());
-            [files, crate::fs::descriptors::MONITOR_FD_FLOOR.unsigned_abs().into()]
+            [
+                files,
+                crate::fs::descriptors::MONITOR_FD_FLOOR.unsigned_abs().into(),
+            ]
         }
         libc::RLIMIT_NPROC => [VCPUS_MAX as u64, VCPUS_MAX as u64],
         libc::RLIMIT_DATA if task.process.contained => [memory, memory],

@@ -60,10 +60,22 @@ pub struct Entry {
 }
 
 /// An entry, in the form that the areas list theirs.
-pub const fn entry(number: libc::c_long, area: &'static str, level: Level, handler: Handler, note: &'static str) -> Entry {
+pub const fn entry(
+    number: libc::c_long,
+    area: &'static str,
+    level: Level,
+    handler: Handler,
+    note: &'static str,
+) -> Entry {
     // System call numbers are small and positive.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    Entry { number: number as u32, area, level, handler, note }
+    Entry {
+        number: number as u32,
+        area,
+        level,
+        handler,
+        note,
+    }
 }
 
 /// Size of the table: numbers at and above are unknown.
@@ -102,7 +114,9 @@ pub fn find(number: u64) -> Option<&'static Entry> {
 /// The name of a number, also of calls that are not in the table.
 pub fn name(number: u64) -> Option<&'static str> {
     let number = u32::try_from(number).ok()?;
-    let at = names::NAMES.binary_search_by_key(&number, |(known, _)| *known).ok()?;
+    let at = names::NAMES
+        .binary_search_by_key(&number, |(known, _)| *known)
+        .ok()?;
     Some(names::NAMES[at].1)
 }
 
@@ -119,7 +133,9 @@ pub fn describe(numbers: &[u32]) -> String {
 pub fn dispatch(task: &mut Task, number: u64) -> SysResult {
     let r = task.registers;
     let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
-    task.process.ledger.count_syscall(u32::try_from(number).unwrap_or(u32::MAX));
+    task.process
+        .ledger
+        .count_syscall(u32::try_from(number).unwrap_or(u32::MAX));
     let Some(entry) = find(number) else {
         report_unknown(number);
         return Err(Errno::NOSYS);
@@ -159,13 +175,18 @@ fn report_unknown(number: u64) {
     }
     match name(number) {
         Some(name) => eprintln!("mayfly-monitor: system call {name} ({number}) is not supported: ENOSYS"),
-        None => eprintln!("mayfly-monitor: system call {} does not exist: ENOSYS", number.cast_signed()),
+        None => eprintln!(
+            "mayfly-monitor: system call {} does not exist: ENOSYS",
+            number.cast_signed()
+        ),
     }
 }
 
 /// Whether a call interrupted by a handler with SA_RESTART is made again (signal(7)).
 pub fn is_restartable(number: u64, registers: &Registers) -> bool {
-    let Ok(number) = i64::try_from(number) else { return false };
+    let Ok(number) = i64::try_from(number) else {
+        return false;
+    };
     match number {
         libc::SYS_read
         | libc::SYS_readv
@@ -199,7 +220,13 @@ pub fn print_table(json: bool) {
     let rows = names::NAMES.iter().map(|(number, name)| {
         let entry = find(u64::from(*number));
         let level = entry.map_or(Level::Absent, |entry| entry.level);
-        (*number, *name, entry.map_or("", |entry| entry.area), level.name(), entry.map_or("", |entry| entry.note))
+        (
+            *number,
+            *name,
+            entry.map_or("", |entry| entry.area),
+            level.name(),
+            entry.map_or("", |entry| entry.note),
+        )
     });
     if json {
         let rows: Vec<_> = rows
@@ -225,7 +252,11 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for entry in AREAS.iter().copied().flatten() {
             assert!(seen.insert(entry.number), "{} is listed twice", entry.number);
-            assert!(name(u64::from(entry.number)).is_some(), "{} has no name", entry.number);
+            assert!(
+                name(u64::from(entry.number)).is_some(),
+                "{} has no name",
+                entry.number
+            );
         }
         assert!(names::NAMES.is_sorted_by_key(|(number, _)| *number));
     }

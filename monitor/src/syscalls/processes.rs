@@ -29,15 +29,69 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_fork, AREA, Level::Emulated, fork, RUN_ONLY),
     entry(libc::SYS_vfork, AREA, Level::Emulated, vfork, RUN_ONLY),
     entry(libc::SYS_execve, AREA, Level::Emulated, execve, RUN_ONLY),
-    entry(libc::SYS_execveat, AREA, Level::Refused, refuse_absent, "ENOSYS: programs fall back to execve"),
-    entry(libc::SYS_wait4, AREA, Level::Forwarded, wait4, "ECHILD in an instance"),
-    entry(libc::SYS_waitid, AREA, Level::Forwarded, waitid, "ECHILD in an instance"),
-    entry(libc::SYS_getppid, AREA, Level::Forwarded, getppid, "0 in an instance"),
-    entry(libc::SYS_getpgrp, AREA, Level::Forwarded, getpgrp, "the process leads its group in an instance"),
-    entry(libc::SYS_getpgid, AREA, Level::Forwarded, getpgid, "the process leads its group in an instance"),
-    entry(libc::SYS_getsid, AREA, Level::Forwarded, getsid, "the process leads its session in an instance"),
-    entry(libc::SYS_setpgid, AREA, Level::Forwarded, setpgid, "without effect in an instance"),
-    entry(libc::SYS_setsid, AREA, Level::Forwarded, setsid, "EPERM in an instance"),
+    entry(
+        libc::SYS_execveat,
+        AREA,
+        Level::Refused,
+        refuse_absent,
+        "ENOSYS: programs fall back to execve",
+    ),
+    entry(
+        libc::SYS_wait4,
+        AREA,
+        Level::Forwarded,
+        wait4,
+        "ECHILD in an instance",
+    ),
+    entry(
+        libc::SYS_waitid,
+        AREA,
+        Level::Forwarded,
+        waitid,
+        "ECHILD in an instance",
+    ),
+    entry(
+        libc::SYS_getppid,
+        AREA,
+        Level::Forwarded,
+        getppid,
+        "0 in an instance",
+    ),
+    entry(
+        libc::SYS_getpgrp,
+        AREA,
+        Level::Forwarded,
+        getpgrp,
+        "the process leads its group in an instance",
+    ),
+    entry(
+        libc::SYS_getpgid,
+        AREA,
+        Level::Forwarded,
+        getpgid,
+        "the process leads its group in an instance",
+    ),
+    entry(
+        libc::SYS_getsid,
+        AREA,
+        Level::Forwarded,
+        getsid,
+        "the process leads its session in an instance",
+    ),
+    entry(
+        libc::SYS_setpgid,
+        AREA,
+        Level::Forwarded,
+        setpgid,
+        "without effect in an instance",
+    ),
+    entry(
+        libc::SYS_setsid,
+        AREA,
+        Level::Forwarded,
+        setsid,
+        "EPERM in an instance",
+    ),
 ];
 
 /// Largest argument list and environment of an exec, bytes.
@@ -63,7 +117,13 @@ pub struct Request {
 }
 
 impl Request {
-    const FORK: Self = Self { flags: libc::SIGCHLD, stack: 0, parent_tid: 0, child_tid: 0, tls: 0 };
+    const FORK: Self = Self {
+        flags: libc::SIGCHLD,
+        stack: 0,
+        parent_tid: 0,
+        child_tid: 0,
+        tls: 0,
+    };
 }
 
 /// Implements fork(2).
@@ -73,7 +133,13 @@ fn fork(task: &mut Task, _: Args) -> SysResult {
 
 /// Implements vfork(2).
 fn vfork(task: &mut Task, _: Args) -> SysResult {
-    clone_process(task, Request { flags: libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, ..Request::FORK })
+    clone_process(
+        task,
+        Request {
+            flags: libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            ..Request::FORK
+        },
+    )
 }
 
 /// Implements clone(2) of a process.
@@ -87,7 +153,11 @@ pub fn clone_process(task: &mut Task, request: Request) -> SysResult {
         return Err(Errno::INVAL);
     }
     let extended = task.vcpu.extended().map_err(|_| Errno::AGAIN)?;
-    if shares { share(task, request, &extended) } else { copy(task, request, &extended) }
+    if shares {
+        share(task, request, &extended)
+    } else {
+        copy(task, request, &extended)
+    }
 }
 
 /// fork(2): the child gets a VM of its own over its copy of the memory.
@@ -110,7 +180,9 @@ fn copy(task: &mut Task, request: Request, extended: &Extended) -> SysResult {
     if pid == 0 {
         let made = held.make_own(&process);
         drop((output, alone));
-        let Ok(vcpu) = made else { crate::lifecycle::end_process(70) };
+        let Ok(vcpu) = made else {
+            crate::lifecycle::end_process(70)
+        };
         if waits {
             // SAFETY: the read end belongs to the parent.
             unsafe { libc::close(ends[0]) };
@@ -164,7 +236,11 @@ impl Task {
         if request.stack != 0 {
             self.registers.rsp = request.stack;
         }
-        self.clear_tid = if request.flags & libc::CLONE_CHILD_CLEARTID != 0 { request.child_tid } else { 0 };
+        self.clear_tid = if request.flags & libc::CLONE_CHILD_CLEARTID != 0 {
+            request.child_tid
+        } else {
+            0
+        };
         if request.flags & libc::CLONE_CHILD_SETTID != 0 {
             let _ = access::write(request.child_tid, &self.tid);
         }
@@ -197,9 +273,7 @@ fn share(task: &mut Task, request: Request, extended: &Extended) -> SysResult {
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: the child runs on a stack of its own while this thread sleeps; it touches only what it is given and ends with
     // _exit or execve.
-    let pid = unsafe {
-        libc::clone(shared_child, stack.top(), flags, (&raw mut shared).cast())
-    };
+    let pid = unsafe { libc::clone(shared_child, stack.top(), flags, (&raw mut shared).cast()) };
     let failure = Errno::last();
     let task = shared.task;
     drop(stack);
@@ -212,7 +286,11 @@ fn share(task: &mut Task, request: Request, extended: &Extended) -> SysResult {
     if restored.is_err() {
         task.fatal("the vCPU could not be restored after vfork");
     }
-    if pid < 0 { Err(failure) } else { Ok(u64::from(pid.unsigned_abs())) }
+    if pid < 0 {
+        Err(failure)
+    } else {
+        Ok(u64::from(pid.unsigned_abs()))
+    }
 }
 
 /// Implements execve(2).
@@ -231,10 +309,22 @@ fn execve(task: &mut Task, [path, args, env, ..]: Args) -> SysResult {
         args.push(CString::default());
     }
     let ignores_pipe = host::is_ignored(13);
-    let image = Image { launch, path, args, env, ignores_pipe, open_files: crate::fs::descriptors::limit() };
+    let image = Image {
+        launch,
+        path,
+        args,
+        env,
+        ignores_pipe,
+        open_files: crate::fs::descriptors::limit(),
+    };
     let file = image.save()?;
     let number = CString::new(file.as_raw_fd().to_string()).map_err(|_| Errno::INVAL)?;
-    let words = [c"mayfly-monitor".as_ptr(), c"exec".as_ptr(), number.as_ptr(), std::ptr::null()];
+    let words = [
+        c"mayfly-monitor".as_ptr(),
+        c"exec".as_ptr(),
+        number.as_ptr(),
+        std::ptr::null(),
+    ];
     let nothing = [std::ptr::null()];
     host::set_mask(task.mask);
     // SAFETY: NUL-terminated strings in NULL-terminated arrays; it returns only if it failed.
@@ -259,7 +349,12 @@ fn wait4(task: &mut Task, [pid, status, options, usage, ..]: Args) -> SysResult 
     let mut used = [0u64; 18];
     let at = (&raw mut ended) as u64;
     // SAFETY: locals of the documented sizes.
-    let child = unsafe { task.host(libc::SYS_wait4, [pid, at, options, used.as_mut_ptr() as u64, 0, 0])? };
+    let child = unsafe {
+        task.host(
+            libc::SYS_wait4,
+            [pid, at, options, used.as_mut_ptr() as u64, 0, 0],
+        )?
+    };
     if status != 0 && child != 0 {
         access::write(status, &ended)?;
     }
@@ -280,7 +375,14 @@ fn waitid(task: &mut Task, [kind, id, info, options, usage, _]: Args) -> SysResu
     let result = unsafe {
         task.host(
             libc::SYS_waitid,
-            [kind, id, filled.as_mut_ptr() as u64, options, used.as_mut_ptr() as u64, 0],
+            [
+                kind,
+                id,
+                filled.as_mut_ptr() as u64,
+                options,
+                used.as_mut_ptr() as u64,
+                0,
+            ],
         )?
     };
     if info != 0 {
@@ -308,7 +410,11 @@ fn ask(task: &Task, number: libc::c_long, argument: u64) -> SysResult {
 
 /// Implements getppid(2).
 fn getppid(task: &mut Task, _: Args) -> SysResult {
-    if task.process.contained { Ok(0) } else { ask(task, libc::SYS_getppid, 0) }
+    if task.process.contained {
+        Ok(0)
+    } else {
+        ask(task, libc::SYS_getppid, 0)
+    }
 }
 
 /// Implements getpgrp(2).

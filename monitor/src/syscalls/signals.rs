@@ -13,17 +13,41 @@ use crate::task::{Flow, Task};
 const AREA: &str = "signals";
 
 pub const ENTRIES: &[Entry] = &[
-    entry(libc::SYS_rt_sigaction, AREA, Level::Emulated, rt_sigaction, "mirrored into the host"),
-    entry(libc::SYS_rt_sigprocmask, AREA, Level::Emulated, rt_sigprocmask, "mirrored into the host"),
+    entry(
+        libc::SYS_rt_sigaction,
+        AREA,
+        Level::Emulated,
+        rt_sigaction,
+        "mirrored into the host",
+    ),
+    entry(
+        libc::SYS_rt_sigprocmask,
+        AREA,
+        Level::Emulated,
+        rt_sigprocmask,
+        "mirrored into the host",
+    ),
     entry(libc::SYS_rt_sigreturn, AREA, Level::Emulated, rt_sigreturn, ""),
     entry(libc::SYS_sigaltstack, AREA, Level::Emulated, sigaltstack, ""),
     entry(libc::SYS_rt_sigpending, AREA, Level::Forwarded, rt_sigpending, ""),
-    entry(libc::SYS_rt_sigtimedwait, AREA, Level::Forwarded, rt_sigtimedwait, ""),
+    entry(
+        libc::SYS_rt_sigtimedwait,
+        AREA,
+        Level::Forwarded,
+        rt_sigtimedwait,
+        "",
+    ),
     entry(libc::SYS_rt_sigsuspend, AREA, Level::Emulated, rt_sigsuspend, ""),
     entry(libc::SYS_pause, AREA, Level::Forwarded, pause, ""),
     entry(libc::SYS_kill, AREA, Level::Forwarded, kill, "own process only"),
     entry(libc::SYS_tkill, AREA, Level::Forwarded, tkill, "own threads only"),
-    entry(libc::SYS_tgkill, AREA, Level::Forwarded, tgkill, "own threads only"),
+    entry(
+        libc::SYS_tgkill,
+        AREA,
+        Level::Forwarded,
+        tgkill,
+        "own threads only",
+    ),
 ];
 
 /// Implements rt_sigaction(2).
@@ -123,7 +147,11 @@ fn sigaltstack(task: &mut Task, [new, old, ..]: Args) -> SysResult {
             libc::SS_DISABLE => task.alt = AltStack::NONE,
             0 | libc::SS_ONSTACK if stack.size < MINSIGSTKSZ => return Err(Errno::NOMEM),
             0 | libc::SS_ONSTACK => {
-                task.alt = AltStack { base: stack.base, size: stack.size, enabled: true };
+                task.alt = AltStack {
+                    base: stack.base,
+                    size: stack.size,
+                    enabled: true,
+                };
             }
             _ => return Err(Errno::INVAL),
         }
@@ -141,7 +169,12 @@ fn rt_sigpending(task: &mut Task, [set, size, ..]: Args) -> SysResult {
     }
     let mut pending = 0u64;
     // SAFETY: the kernel writes 8 bytes to a local.
-    unsafe { task.host(libc::SYS_rt_sigpending, [(&raw mut pending) as u64, 8, 0, 0, 0, 0])? };
+    unsafe {
+        task.host(
+            libc::SYS_rt_sigpending,
+            [(&raw mut pending) as u64, 8, 0, 0, 0, 0],
+        )?
+    };
     access::write(set, &pending)?;
     Ok(0)
 }
@@ -149,14 +182,25 @@ fn rt_sigpending(task: &mut Task, [set, size, ..]: Args) -> SysResult {
 /// Implements rt_sigtimedwait(2).
 fn rt_sigtimedwait(task: &mut Task, [set, info, timeout, size, ..]: Args) -> SysResult {
     let set = read_set(set, size)?;
-    let limit: Option<[i64; 2]> = if timeout == 0 { None } else { Some(access::read(timeout)?) };
+    let limit: Option<[i64; 2]> = if timeout == 0 {
+        None
+    } else {
+        Some(access::read(timeout)?)
+    };
     let mut filled: host::Info = [0; 128];
     let pointer = limit.as_ref().map_or(0, |limit| std::ptr::from_ref(limit) as u64);
     // SAFETY: all pointers are to locals of the documented sizes.
     let signal = unsafe {
         task.host(
             libc::SYS_rt_sigtimedwait,
-            [(&raw const set) as u64, (&raw mut filled) as u64, pointer, 8, 0, 0],
+            [
+                (&raw const set) as u64,
+                (&raw mut filled) as u64,
+                pointer,
+                8,
+                0,
+                0,
+            ],
         )?
     };
     if info != 0 {
@@ -197,14 +241,22 @@ fn kill(task: &mut Task, [pid, signal, ..]: Args) -> SysResult {
     }
     let target = if task.process.contained { own } else { pid };
     // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_kill, [i64::from(target).cast_unsigned(), signal, 0, 0, 0, 0]) }
+    unsafe {
+        task.host(
+            libc::SYS_kill,
+            [i64::from(target).cast_unsigned(), signal, 0, 0, 0, 0],
+        )
+    }
 }
 
 /// The host's number of a thread that the guest names.
 fn host_thread(task: &Task, tid: u64) -> Result<u64, Errno> {
     let tid = int(tid);
     let threads = task.process.lock_threads();
-    let thread = threads.iter().find(|thread| thread.tid == tid).ok_or(Errno::SRCH)?;
+    let thread = threads
+        .iter()
+        .find(|thread| thread.tid == tid)
+        .ok_or(Errno::SRCH)?;
     Ok(u64::from(thread.host_tid.unsigned_abs()))
 }
 

@@ -22,13 +22,43 @@ use crate::task::Task;
 const AREA: &str = "sockets";
 
 pub const ENTRIES: &[Entry] = &[
-    entry(libc::SYS_socket, AREA, Level::Emulated, socket, "TCP, UDP: virtual; unix"),
-    entry(libc::SYS_socketpair, AREA, Level::Forwarded, socketpair, "unix only"),
+    entry(
+        libc::SYS_socket,
+        AREA,
+        Level::Emulated,
+        socket,
+        "TCP, UDP: virtual; unix",
+    ),
+    entry(
+        libc::SYS_socketpair,
+        AREA,
+        Level::Forwarded,
+        socketpair,
+        "unix only",
+    ),
     entry(libc::SYS_bind, AREA, Level::Emulated, bind, ""),
     entry(libc::SYS_listen, AREA, Level::Emulated, listen, ""),
-    entry(libc::SYS_accept, AREA, Level::Emulated, accept, "the call's connection"),
-    entry(libc::SYS_accept4, AREA, Level::Emulated, accept4, "the call's connection"),
-    entry(libc::SYS_connect, AREA, Level::Emulated, connect, "ENETUNREACH: no network"),
+    entry(
+        libc::SYS_accept,
+        AREA,
+        Level::Emulated,
+        accept,
+        "the call's connection",
+    ),
+    entry(
+        libc::SYS_accept4,
+        AREA,
+        Level::Emulated,
+        accept4,
+        "the call's connection",
+    ),
+    entry(
+        libc::SYS_connect,
+        AREA,
+        Level::Emulated,
+        connect,
+        "ENETUNREACH: no network",
+    ),
     entry(libc::SYS_getsockname, AREA, Level::Emulated, getsockname, ""),
     entry(libc::SYS_getpeername, AREA, Level::Emulated, getpeername, ""),
     entry(libc::SYS_getsockopt, AREA, Level::Emulated, getsockopt, ""),
@@ -39,7 +69,13 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_sendmsg, AREA, Level::Forwarded, messages::sendmsg, ""),
     entry(libc::SYS_recvmsg, AREA, Level::Forwarded, messages::recvmsg, ""),
     entry(libc::SYS_sendmmsg, AREA, Level::Forwarded, messages::sendmmsg, ""),
-    entry(libc::SYS_recvmmsg, AREA, Level::Forwarded, messages::recvmmsg, "no timeout"),
+    entry(
+        libc::SYS_recvmmsg,
+        AREA,
+        Level::Forwarded,
+        messages::recvmmsg,
+        "no timeout",
+    ),
 ];
 
 const INET: i32 = libc::AF_INET;
@@ -162,9 +198,10 @@ impl Sockets {
     /// Forgets `fd`; true when it was the last one of the call's connection.
     pub fn closing(&mut self, fd: i32) -> bool {
         match self.fds.remove(&fd) {
-            Some(Socket::Connection { .. }) => {
-                !self.fds.values().any(|socket| matches!(socket, Socket::Connection { .. }))
-            }
+            Some(Socket::Connection { .. }) => !self
+                .fds
+                .values()
+                .any(|socket| matches!(socket, Socket::Connection { .. })),
             Some(Socket::Virtual { id }) => {
                 if !self.fds.values().any(|socket| *socket == Socket::Virtual { id }) {
                     self.gates[id as usize] = None;
@@ -203,9 +240,17 @@ impl Sockets {
             let close = from_libc(unsafe { libc::fcntl(*fd, libc::F_GETFD) })? != 0;
             // SAFETY: fcntl without pointers.
             let flags = from_libc(unsafe { libc::fcntl(*fd, libc::F_GETFL) })?;
-            fds.push((*fd, *socket, close, flags & u64::from(libc::O_NONBLOCK.unsigned_abs()) != 0));
+            fds.push((
+                *fd,
+                *socket,
+                close,
+                flags & u64::from(libc::O_NONBLOCK.unsigned_abs()) != 0,
+            ));
         }
-        Ok(SocketsState { fds, inets: self.inets.clone() })
+        Ok(SocketsState {
+            fds,
+            inets: self.inets.clone(),
+        })
     }
 
     /// Makes the sockets of a snapshot anew, under the same numbers.
@@ -213,7 +258,10 @@ impl Sockets {
         let mut sockets = Self::new(port);
         sockets.inets.clone_from(&state.inets);
         for id in 0..u32::try_from(state.inets.len()).map_err(|_| Errno::INVAL)? {
-            let mut users = state.fds.iter().filter(|(_, socket, ..)| *socket == Socket::Virtual { id });
+            let mut users = state
+                .fds
+                .iter()
+                .filter(|(_, socket, ..)| *socket == Socket::Virtual { id });
             let Some((first, _, close, nonblocking)) = users.next() else {
                 sockets.gates.push(None);
                 continue;
@@ -255,8 +303,15 @@ fn socket(task: &mut Task, [family, kind, protocol, ..]: Args) -> SysResult {
     }
     match (family, base) {
         (INET | INET6, libc::SOCK_STREAM | libc::SOCK_DGRAM) => {
-            let inet = Inet { family, kind: base, port: None, listening: false };
-            task.process.lock_sockets().create(inet, close_on_exec, nonblocking)
+            let inet = Inet {
+                family,
+                kind: base,
+                port: None,
+                listening: false,
+            };
+            task.process
+                .lock_sockets()
+                .create(inet, close_on_exec, nonblocking)
         }
         (INET | INET6, libc::SOCK_RAW) => Err(Errno::PERM),
         (libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET) if protocol == 0 => {
@@ -277,7 +332,12 @@ fn socketpair(task: &mut Task, [family, kind, protocol, result, ..]: Args) -> Sy
     }
     let mut ends = [0i32; 2];
     // SAFETY: a local array of two.
-    unsafe { task.host(libc::SYS_socketpair, [family, kind, protocol, ends.as_mut_ptr() as u64, 0, 0])? };
+    unsafe {
+        task.host(
+            libc::SYS_socketpair,
+            [family, kind, protocol, ends.as_mut_ptr() as u64, 0, 0],
+        )?
+    };
     // SAFETY: two fresh descriptors.
     let ends = unsafe { [OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])] };
     let [one, two] = ends;
@@ -327,7 +387,12 @@ fn bind(task: &mut Task, [fd, address, length, ..]: Args) -> SysResult {
     let fd = guest_fd(int(fd))?;
     let mut sockets = task.process.lock_sockets();
     let next = sockets.next_port;
-    let taken: Vec<u16> = sockets.inets.iter().filter(|inet| inet.listening).filter_map(|inet| inet.port).collect();
+    let taken: Vec<u16> = sockets
+        .inets
+        .iter()
+        .filter(|inet| inet.listening)
+        .filter_map(|inet| inet.port)
+        .collect();
     let Some(inet) = sockets.inet(fd) else {
         drop(sockets);
         require_socket(fd)?;
@@ -377,7 +442,13 @@ fn require_socket(fd: i32) -> Result<(), Errno> {
     let mut length: libc::socklen_t = 4;
     // SAFETY: locals of the documented sizes.
     let done = unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut length)
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_TYPE,
+            (&raw mut kind).cast(),
+            &raw mut length,
+        )
     };
     from_libc(done).map(|_| ())
 }
@@ -413,11 +484,23 @@ fn accept4(task: &mut Task, [fd, address, length, flags, ..]: Args) -> SysResult
     }
     let mut byte = [0u8];
     // SAFETY: reads one byte of the pipe behind the virtual socket into a local; blocks as accept would.
-    unsafe { task.host(libc::SYS_read, [u64::from(fd.unsigned_abs()), byte.as_mut_ptr() as u64, 1, 0, 0, 0])? };
+    unsafe {
+        task.host(
+            libc::SYS_read,
+            [u64::from(fd.unsigned_abs()), byte.as_mut_ptr() as u64, 1, 0, 0, 0],
+        )?
+    };
     let mut sockets = task.process.lock_sockets();
     let connection = sockets.connection.take().ok_or(Errno::AGAIN)?;
-    let number = hand_out(std::os::fd::AsFd::as_fd(&connection), flags & libc::SOCK_CLOEXEC != 0)?;
-    set_flags(number, flags & libc::SOCK_CLOEXEC != 0, flags & libc::SOCK_NONBLOCK != 0)?;
+    let number = hand_out(
+        std::os::fd::AsFd::as_fd(&connection),
+        flags & libc::SOCK_CLOEXEC != 0,
+    )?;
+    set_flags(
+        number,
+        flags & libc::SOCK_CLOEXEC != 0,
+        flags & libc::SOCK_NONBLOCK != 0,
+    )?;
     sockets.fds.insert(number, Socket::Connection { family });
     drop(sockets);
     if address != 0 {
@@ -435,7 +518,11 @@ fn connect(task: &mut Task, [fd, address, length, ..]: Args) -> SysResult {
     let [low, high]: [u8; 2] = access::read(address)?;
     let family = i32::from(u16::from_ne_bytes([low, high]));
     if task.process.lock_sockets().inet(fd).is_some() {
-        return Err(if family == libc::AF_UNIX { Errno::AFNOSUPPORT } else { Errno::NETUNREACH });
+        return Err(if family == libc::AF_UNIX {
+            Errno::AFNOSUPPORT
+        } else {
+            Errno::NETUNREACH
+        });
     }
     require_socket(fd)?;
     Err(Errno(libc::ECONNREFUSED))
@@ -522,7 +609,14 @@ fn setsockopt(task: &mut Task, [fd, level, option, value, length, _]: Args) -> S
             unsafe {
                 task.host(
                     libc::SYS_setsockopt,
-                    [u64::from(fd.unsigned_abs()), level, option, bytes.as_ptr() as u64, length, 0],
+                    [
+                        u64::from(fd.unsigned_abs()),
+                        level,
+                        option,
+                        bytes.as_ptr() as u64,
+                        length,
+                        0,
+                    ],
                 )
             }
         }
@@ -599,5 +693,10 @@ fn shutdown(task: &mut Task, [fd, how, ..]: Args) -> SysResult {
         return Err(Errno::NOTCONN);
     }
     // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_shutdown, [u64::from(fd.unsigned_abs()), how, 0, 0, 0, 0]) }
+    unsafe {
+        task.host(
+            libc::SYS_shutdown,
+            [u64::from(fd.unsigned_abs()), how, 0, 0, 0, 0],
+        )
+    }
 }

@@ -15,34 +15,143 @@ use crate::task::{Flow, Task};
 const AREA: &str = "threads";
 
 pub const ENTRIES: &[Entry] = &[
-    entry(libc::SYS_clone, AREA, Level::Emulated, clone, "processes: ENOSYS in an instance"),
-    entry(libc::SYS_clone3, AREA, Level::Refused, refuse_absent, "ENOSYS: programs fall back to clone"),
+    entry(
+        libc::SYS_clone,
+        AREA,
+        Level::Emulated,
+        clone,
+        "processes: ENOSYS in an instance",
+    ),
+    entry(
+        libc::SYS_clone3,
+        AREA,
+        Level::Refused,
+        refuse_absent,
+        "ENOSYS: programs fall back to clone",
+    ),
     entry(libc::SYS_exit, AREA, Level::Emulated, exit, ""),
     entry(libc::SYS_exit_group, AREA, Level::Emulated, exit_group, ""),
-    entry(libc::SYS_set_tid_address, AREA, Level::Emulated, set_tid_address, ""),
-    entry(libc::SYS_set_robust_list, AREA, Level::Emulated, set_robust_list, "kept, not walked"),
-    entry(libc::SYS_get_robust_list, AREA, Level::Refused, refuse_robust, "EPERM"),
-    entry(libc::SYS_rseq, AREA, Level::Refused, refuse_rseq, "ENOSYS: glibc goes on without"),
-    entry(libc::SYS_futex, AREA, Level::Forwarded, futex, "on the shifted address"),
+    entry(
+        libc::SYS_set_tid_address,
+        AREA,
+        Level::Emulated,
+        set_tid_address,
+        "",
+    ),
+    entry(
+        libc::SYS_set_robust_list,
+        AREA,
+        Level::Emulated,
+        set_robust_list,
+        "kept, not walked",
+    ),
+    entry(
+        libc::SYS_get_robust_list,
+        AREA,
+        Level::Refused,
+        refuse_robust,
+        "EPERM",
+    ),
+    entry(
+        libc::SYS_rseq,
+        AREA,
+        Level::Refused,
+        refuse_rseq,
+        "ENOSYS: glibc goes on without",
+    ),
+    entry(
+        libc::SYS_futex,
+        AREA,
+        Level::Forwarded,
+        futex,
+        "on the shifted address",
+    ),
     entry(libc::SYS_gettid, AREA, Level::Emulated, gettid, ""),
     entry(libc::SYS_getpid, AREA, Level::Forwarded, getpid, ""),
     entry(libc::SYS_sched_yield, AREA, Level::Forwarded, sched_yield, ""),
-    entry(libc::SYS_sched_getaffinity, AREA, Level::Emulated, sched_getaffinity, "the host's CPUs"),
-    entry(libc::SYS_sched_setaffinity, AREA, Level::Emulated, accept, "accepted without effect"),
-    entry(libc::SYS_sched_getscheduler, AREA, Level::Emulated, accept, "SCHED_OTHER"),
-    entry(libc::SYS_sched_setscheduler, AREA, Level::Refused, refuse_robust, "EPERM"),
-    entry(libc::SYS_sched_getparam, AREA, Level::Emulated, sched_getparam, "priority 0"),
-    entry(libc::SYS_sched_setparam, AREA, Level::Emulated, accept, "accepted without effect"),
-    entry(libc::SYS_sched_get_priority_max, AREA, Level::Emulated, accept, "0"),
-    entry(libc::SYS_sched_get_priority_min, AREA, Level::Emulated, accept, "0"),
-    entry(libc::SYS_getpriority, AREA, Level::Emulated, getpriority, "nice 0"),
-    entry(libc::SYS_setpriority, AREA, Level::Emulated, accept, "accepted without effect"),
-    entry(libc::SYS_membarrier, AREA, Level::Refused, refuse_absent, "ENOSYS: programs fall back"),
+    entry(
+        libc::SYS_sched_getaffinity,
+        AREA,
+        Level::Emulated,
+        sched_getaffinity,
+        "the host's CPUs",
+    ),
+    entry(
+        libc::SYS_sched_setaffinity,
+        AREA,
+        Level::Emulated,
+        accept,
+        "accepted without effect",
+    ),
+    entry(
+        libc::SYS_sched_getscheduler,
+        AREA,
+        Level::Emulated,
+        accept,
+        "SCHED_OTHER",
+    ),
+    entry(
+        libc::SYS_sched_setscheduler,
+        AREA,
+        Level::Refused,
+        refuse_robust,
+        "EPERM",
+    ),
+    entry(
+        libc::SYS_sched_getparam,
+        AREA,
+        Level::Emulated,
+        sched_getparam,
+        "priority 0",
+    ),
+    entry(
+        libc::SYS_sched_setparam,
+        AREA,
+        Level::Emulated,
+        accept,
+        "accepted without effect",
+    ),
+    entry(
+        libc::SYS_sched_get_priority_max,
+        AREA,
+        Level::Emulated,
+        accept,
+        "0",
+    ),
+    entry(
+        libc::SYS_sched_get_priority_min,
+        AREA,
+        Level::Emulated,
+        accept,
+        "0",
+    ),
+    entry(
+        libc::SYS_getpriority,
+        AREA,
+        Level::Emulated,
+        getpriority,
+        "nice 0",
+    ),
+    entry(
+        libc::SYS_setpriority,
+        AREA,
+        Level::Emulated,
+        accept,
+        "accepted without effect",
+    ),
+    entry(
+        libc::SYS_membarrier,
+        AREA,
+        Level::Refused,
+        refuse_absent,
+        "ENOSYS: programs fall back",
+    ),
     entry(libc::SYS_getcpu, AREA, Level::Emulated, getcpu, "CPU 0"),
 ];
 
 /// Flags that make a thread, all of which it must have (as glibc, musl and Go give them).
-const THREAD: i32 = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+const THREAD: i32 =
+    libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
 const UNDERSTOOD: i32 = THREAD
     | libc::CLONE_SYSVSEM
     | libc::CLONE_SETTLS
@@ -60,7 +169,16 @@ const HOST_STACK: usize = 256 << 10;
 fn clone(task: &mut Task, [flags, stack, parent_tid, child_tid, tls, _]: Args) -> SysResult {
     let flags = int(flags);
     if flags & libc::CLONE_THREAD == 0 {
-        return clone_process(task, Request { flags, stack, parent_tid, child_tid, tls });
+        return clone_process(
+            task,
+            Request {
+                flags,
+                stack,
+                parent_tid,
+                child_tid,
+                tls,
+            },
+        );
     }
     if flags & THREAD != THREAD || flags & !UNDERSTOOD & !0xff != 0 {
         return Err(Errno::INVAL);
@@ -69,7 +187,8 @@ fn clone(task: &mut Task, [flags, stack, parent_tid, child_tid, tls, _]: Args) -
     let extended = task.vcpu.extended().map_err(|_| Errno::AGAIN)?;
     let mut registers = task.registers;
     registers.rax = 0;
-    registers.rflags = registers.rflags & crate::signals::frame::USER_FLAGS | crate::signals::frame::FIXED_FLAGS;
+    registers.rflags =
+        registers.rflags & crate::signals::frame::USER_FLAGS | crate::signals::frame::FIXED_FLAGS;
     if stack != 0 {
         registers.rsp = stack;
     }
@@ -192,8 +311,15 @@ fn futex(task: &mut Task, [word, operation, value, timeout, second, value3]: Arg
     const LOCK_PI2: i32 = 13;
     let command = int(operation) & 0x7f;
     let address = access::word(word)?;
-    let waits = matches!(command, libc::FUTEX_WAIT | libc::FUTEX_LOCK_PI | WAIT_BITSET | WAIT_REQUEUE_PI | LOCK_PI2);
-    let limit: Option<[i64; 2]> = if waits && timeout != 0 { Some(access::read(timeout)?) } else { None };
+    let waits = matches!(
+        command,
+        libc::FUTEX_WAIT | libc::FUTEX_LOCK_PI | WAIT_BITSET | WAIT_REQUEUE_PI | LOCK_PI2
+    );
+    let limit: Option<[i64; 2]> = if waits && timeout != 0 {
+        Some(access::read(timeout)?)
+    } else {
+        None
+    };
     let fourth = match &limit {
         Some(limit) => std::ptr::from_ref(limit) as u64,
         None if waits => 0,
@@ -202,11 +328,20 @@ fn futex(task: &mut Task, [word, operation, value, timeout, second, value3]: Arg
     };
     let needs_second = matches!(
         command,
-        libc::FUTEX_REQUEUE | libc::FUTEX_CMP_REQUEUE | libc::FUTEX_WAKE_OP | WAIT_REQUEUE_PI | libc::FUTEX_CMP_REQUEUE_PI
+        libc::FUTEX_REQUEUE
+            | libc::FUTEX_CMP_REQUEUE
+            | libc::FUTEX_WAKE_OP
+            | WAIT_REQUEUE_PI
+            | libc::FUTEX_CMP_REQUEUE_PI
     );
     let second = if needs_second { access::word(second)? } else { 0 };
     // SAFETY: two words of guest memory and a local timeout; FUTEX_FD and unknown commands take no pointers.
-    unsafe { task.host(libc::SYS_futex, [address, operation, value, fourth, second, value3]) }
+    unsafe {
+        task.host(
+            libc::SYS_futex,
+            [address, operation, value, fourth, second, value3],
+        )
+    }
 }
 
 /// Implements gettid(2).
@@ -238,10 +373,16 @@ fn sched_getaffinity(task: &mut Task, [_, size, set, ..]: Args) -> SysResult {
     let mut host_set = [0u8; 128];
     // SAFETY: the kernel writes at most 128 bytes to a local.
     let written = unsafe {
-        task.host(libc::SYS_sched_getaffinity, [0, 128, host_set.as_mut_ptr() as u64, 0, 0, 0])?
+        task.host(
+            libc::SYS_sched_getaffinity,
+            [0, 128, host_set.as_mut_ptr() as u64, 0, 0, 0],
+        )?
     };
     let length = written.min(size);
-    access::write_bytes(set, &host_set[..usize::try_from(length).map_err(|_| Errno::INVAL)?])?;
+    access::write_bytes(
+        set,
+        &host_set[..usize::try_from(length).map_err(|_| Errno::INVAL)?],
+    )?;
     Ok(length)
 }
 
@@ -270,7 +411,9 @@ impl Task {
     /// The guest's main thread ended while others run: its host thread waits, asleep, for the end of the process.
     fn leave_main(&self) -> ! {
         host::block_all();
-        self.process.lock_threads().retain(|thread| thread.tid != self.tid);
+        self.process
+            .lock_threads()
+            .retain(|thread| thread.tid != self.tid);
         self.process.threads.changed.notify_all();
         clear_and_wake(self.clear_tid);
         loop {
@@ -278,4 +421,3 @@ impl Task {
         }
     }
 }
-

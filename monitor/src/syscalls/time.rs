@@ -18,7 +18,13 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_gettimeofday, AREA, Level::Emulated, gettimeofday, ""),
     entry(libc::SYS_time, AREA, Level::Emulated, time, ""),
     entry(libc::SYS_nanosleep, AREA, Level::Forwarded, nanosleep, ""),
-    entry(libc::SYS_clock_nanosleep, AREA, Level::Forwarded, clock_nanosleep, ""),
+    entry(
+        libc::SYS_clock_nanosleep,
+        AREA,
+        Level::Forwarded,
+        clock_nanosleep,
+        "",
+    ),
     entry(libc::SYS_getitimer, AREA, Level::Forwarded, getitimer, ""),
     entry(libc::SYS_setitimer, AREA, Level::Forwarded, setitimer, ""),
     entry(libc::SYS_alarm, AREA, Level::Forwarded, alarm, ""),
@@ -45,7 +51,12 @@ fn clock_gettime(task: &mut Task, [clock, result, ..]: Args) -> SysResult {
 fn clock_getres(task: &mut Task, [clock, result, ..]: Args) -> SysResult {
     let mut resolution: Pair = [0; 2];
     // SAFETY: a local timespec.
-    unsafe { task.host(libc::SYS_clock_getres, [clock, local(&mut resolution), 0, 0, 0, 0])? };
+    unsafe {
+        task.host(
+            libc::SYS_clock_getres,
+            [clock, local(&mut resolution), 0, 0, 0, 0],
+        )?
+    };
     if result != 0 {
         access::write(result, &resolution)?;
     }
@@ -84,7 +95,10 @@ fn time(task: &mut Task, [result, ..]: Args) -> SysResult {
 
 /// Implements nanosleep(2).
 fn nanosleep(task: &mut Task, [wanted, left, ..]: Args) -> SysResult {
-    clock_nanosleep(task, [libc::CLOCK_MONOTONIC.unsigned_abs().into(), 0, wanted, left, 0, 0])
+    clock_nanosleep(
+        task,
+        [libc::CLOCK_MONOTONIC.unsigned_abs().into(), 0, wanted, left, 0, 0],
+    )
 }
 
 /// Implements clock_nanosleep(2).
@@ -94,7 +108,10 @@ fn clock_nanosleep(task: &mut Task, [clock, flags, wanted, left, ..]: Args) -> S
     let rest_address = local(&mut rest);
     // SAFETY: two local timespecs.
     let slept = unsafe {
-        task.host(libc::SYS_clock_nanosleep, [clock, flags, local(&mut wanted), rest_address, 0, 0])
+        task.host(
+            libc::SYS_clock_nanosleep,
+            [clock, flags, local(&mut wanted), rest_address, 0, 0],
+        )
     };
     if slept == Err(Errno::INTR) && left != 0 && int(flags) & libc::TIMER_ABSTIME == 0 {
         access::write(left, &rest)?;
@@ -117,7 +134,12 @@ fn setitimer(task: &mut Task, [which, new, old, ..]: Args) -> SysResult {
     let mut before: [Pair; 2] = [[0; 2]; 2];
     let before_address = local(&mut before);
     // SAFETY: two local itimervals.
-    unsafe { task.host(libc::SYS_setitimer, [which, local(&mut wanted), before_address, 0, 0, 0])? };
+    unsafe {
+        task.host(
+            libc::SYS_setitimer,
+            [which, local(&mut wanted), before_address, 0, 0, 0],
+        )?
+    };
     if old != 0 {
         access::write(old, &before)?;
     }

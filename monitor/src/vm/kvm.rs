@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
 
-use super::layout::{CHUNK, CHUNKS, HOST_BASE, TABLES_CHUNK, TABLES_FIRST_SLOT, TABLES_HOST, TABLES_PHYSICAL};
+use super::layout::{
+    CHUNK, CHUNKS, HOST_BASE, TABLES_CHUNK, TABLES_FIRST_SLOT, TABLES_HOST, TABLES_PHYSICAL,
+};
 use crate::errno::Errno;
 use crate::fs::descriptors::raise;
 
@@ -24,7 +26,10 @@ pub enum KvmError {
 }
 
 pub(crate) fn ioctl_error(what: &'static str) -> impl Fn(vmm_sys_util::errno::Error) -> KvmError {
-    move |error| KvmError::Ioctl { what, source: Errno(error.errno()) }
+    move |error| KvmError::Ioctl {
+        what,
+        source: Errno(error.errno()),
+    }
 }
 
 /// The open device, with what every vCPU needs from it.
@@ -40,37 +45,60 @@ pub struct Device {
 impl Device {
     /// Opens `path`, usually `/dev/kvm`.
     pub fn open(path: &str) -> Result<Self, KvmError> {
-        let name = std::ffi::CString::new(path)
-            .map_err(|_| KvmError::Open { device: path.to_owned(), source: Errno::INVAL })?;
+        let name = std::ffi::CString::new(path).map_err(|_| KvmError::Open {
+            device: path.to_owned(),
+            source: Errno::INVAL,
+        })?;
         // SAFETY: a NUL-terminated path; the result is checked.
         let fd = unsafe { libc::open(name.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
         if fd < 0 {
-            return Err(KvmError::Open { device: path.to_owned(), source: Errno::last() });
+            return Err(KvmError::Open {
+                device: path.to_owned(),
+                source: Errno::last(),
+            });
         }
         // SAFETY: a fresh descriptor that nothing else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let fd = raise(fd).map_err(|source| KvmError::Open { device: path.to_owned(), source })?;
+        let fd = raise(fd).map_err(|source| KvmError::Open {
+            device: path.to_owned(),
+            source,
+        })?;
         // SAFETY: an open KVM device, owned from here by `Kvm`.
         let kvm = unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) };
-        let mut cpuid =
-            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(ioctl_error("KVM_GET_SUPPORTED_CPUID"))?;
+        let mut cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(ioctl_error("KVM_GET_SUPPORTED_CPUID"))?;
         let xcr0 = host_xcr0() & 0xe7;
         let xsave_size = restrict_xsave(&mut cpuid, xcr0);
-        Ok(Self { kvm, cpuid, xsave_size, xcr0 })
+        Ok(Self {
+            kvm,
+            cpuid,
+            xsave_size,
+            xcr0,
+        })
     }
 
     pub fn create_vm(&self) -> Result<Vm, KvmError> {
         // SAFETY: an ioctl without a pointer; the result is checked.
         let fd = unsafe { libc::ioctl(self.kvm.as_raw_fd(), KVM_CREATE_VM, 0) };
         if fd < 0 {
-            return Err(KvmError::Ioctl { what: "KVM_CREATE_VM", source: Errno::last() });
+            return Err(KvmError::Ioctl {
+                what: "KVM_CREATE_VM",
+                source: Errno::last(),
+            });
         }
         // SAFETY: a fresh descriptor that nothing else owns.
-        let fd = raise(unsafe { OwnedFd::from_raw_fd(fd) })
-            .map_err(|source| KvmError::Ioctl { what: "KVM_CREATE_VM", source })?;
+        let fd = raise(unsafe { OwnedFd::from_raw_fd(fd) }).map_err(|source| KvmError::Ioctl {
+            what: "KVM_CREATE_VM",
+            source,
+        })?;
         // SAFETY: a VM descriptor of this device, owned from here by `VmFd`.
         let fd = unsafe { self.kvm.create_vmfd_from_rawfd(fd.into_raw_fd()) }.map_err(ioctl_error("VM"))?;
-        Ok(Vm { fd, slots: [false; CHUNKS], table_slots: 0 })
+        Ok(Vm {
+            fd,
+            slots: [false; CHUNKS],
+            table_slots: 0,
+        })
     }
 }
 
@@ -81,7 +109,9 @@ fn host_xcr0() -> u64 {
     }
     let (low, high): (u32, u32);
     // SAFETY: xgetbv with ecx = 0 is allowed where the OS has enabled XSAVE, which the detection above checks.
-    unsafe { std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    unsafe {
+        std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -124,20 +154,21 @@ pub struct Vm {
 }
 
 impl Vm {
-    pub fn fd(&self) -> &VmFd {
-        &self.fd
-    }
-
     /// A new vCPU's descriptor, raised.
     pub fn create_vcpu_fd(&self, id: usize) -> Result<kvm_ioctls::VcpuFd, KvmError> {
         // SAFETY: an ioctl with a number; the result is checked.
         let fd = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_CREATE_VCPU, id) };
         if fd < 0 {
-            return Err(KvmError::Ioctl { what: "KVM_CREATE_VCPU", source: Errno::last() });
+            return Err(KvmError::Ioctl {
+                what: "KVM_CREATE_VCPU",
+                source: Errno::last(),
+            });
         }
         // SAFETY: a fresh descriptor that nothing else owns.
-        let fd = raise(unsafe { OwnedFd::from_raw_fd(fd) })
-            .map_err(|source| KvmError::Ioctl { what: "KVM_CREATE_VCPU", source })?;
+        let fd = raise(unsafe { OwnedFd::from_raw_fd(fd) }).map_err(|source| KvmError::Ioctl {
+            what: "KVM_CREATE_VCPU",
+            source,
+        })?;
         // SAFETY: a vCPU descriptor of this VM, owned from here by `VcpuFd`.
         unsafe { self.fd.create_vcpu_from_rawfd(fd.into_raw_fd()) }.map_err(ioctl_error("vCPU"))
     }
@@ -150,7 +181,12 @@ impl Vm {
         for chunk in start / CHUNK..=(end - 1) / CHUNK {
             let index = usize::try_from(chunk).map_err(|_| Errno::NOMEM)?;
             if self.slots.get(index).is_some_and(|present| !present) {
-                self.set_slot(u32::try_from(chunk).map_err(|_| Errno::NOMEM)?, chunk * CHUNK, HOST_BASE + chunk * CHUNK, CHUNK)?;
+                self.set_slot(
+                    u32::try_from(chunk).map_err(|_| Errno::NOMEM)?,
+                    chunk * CHUNK,
+                    HOST_BASE + chunk * CHUNK,
+                    CHUNK,
+                )?;
                 self.slots[index] = true;
             }
         }

@@ -5,8 +5,8 @@
 //! `iretq` returns through a frame that the monitor writes and the guest can only read.
 
 use super::layout::{
-    EXCEPTION_PORT, FRAME_SIZE, FRAMES, GDT, HANDLERS, HOST_BASE, IDT, LOW_END, PAGE, STUB, SYSCALL_PORT, TSS,
-    TSS_SIZE, USER_CODE, USER_DATA, VCPUS_MAX,
+    EXCEPTION_PORT, FRAME_SIZE, FRAMES, GDT, HANDLERS, HOST_BASE, IDT, LOW_END, PAGE, STUB, SYSCALL_PORT,
+    TSS, TSS_SIZE, USER_CODE, USER_DATA, VCPUS_MAX,
 };
 use super::page_tables::PageTables;
 use crate::errno::Errno;
@@ -87,8 +87,13 @@ pub fn build(tables: &mut PageTables) -> Result<(), Errno> {
         let handler = HANDLERS + u64::from(vector) * 16;
         write(handler, &stub(EXCEPTION_PORT + vector));
         // Breakpoint and overflow may be raised by ring 3 (int3, into).
-        let level: u64 = if vector == 3 || vector == 4 { 0x6000 << 32 } else { 0 };
-        let gate = (handler & 0xffff) | (8 << 16) | (0x8e00 << 32) | (((handler >> 16) & 0xffff) << 48) | level;
+        let level: u64 = if vector == 3 || vector == 4 {
+            0x6000 << 32
+        } else {
+            0
+        };
+        let gate =
+            (handler & 0xffff) | (8 << 16) | (0x8e00 << 32) | (((handler >> 16) & 0xffff) << 48) | level;
         write_word(IDT + u64::from(vector) * 16, gate);
         write_word(IDT + u64::from(vector) * 16 + 8, handler >> 32);
     }
@@ -128,8 +133,11 @@ pub fn write_frame(address: u64, frame: Frame) {
 ///
 /// Preconditions: `address` lies in the frames or in an exception stack (`in_stack`).
 pub fn read_frame(address: u64) -> (Frame, bool) {
-    let frame =
-        Frame { rip: read_word(address), rflags: read_word(address + 16), rsp: read_word(address + 24) };
+    let frame = Frame {
+        rip: read_word(address),
+        rflags: read_word(address + 16),
+        rsp: read_word(address + 24),
+    };
     (frame, read_word(address + 8) & 3 == 3)
 }
 
@@ -145,5 +153,7 @@ pub fn in_stack(vcpu: usize, address: u64, words: u64) -> bool {
 
 /// Whether an instruction pointer lies in the stub's page, and if it is at an `iretq`.
 pub fn in_stub(rip: u64) -> Option<bool> {
-    (STUB..STUB + PAGE).contains(&rip).then(|| read_word(rip & !7).to_le_bytes()[(rip & 7) as usize] == IRETQ[0])
+    (STUB..STUB + PAGE)
+        .contains(&rip)
+        .then(|| read_word(rip & !7).to_le_bytes()[(rip & 7) as usize] == IRETQ[0])
 }

@@ -32,13 +32,24 @@ pub struct Protection {
 }
 
 impl Protection {
-    pub const NONE: Self = Self { read: false, write: false, execute: false };
-    pub const READ: Self = Self { read: true, write: false, execute: false };
-    pub const READ_WRITE: Self = Self { read: true, write: true, execute: false };
+    pub const NONE: Self = Self {
+        read: false,
+        write: false,
+        execute: false,
+    };
+    pub const READ_WRITE: Self = Self {
+        read: true,
+        write: true,
+        execute: false,
+    };
 
     /// From the `PROT_*` bits of mmap(2).
     pub fn from_bits(bits: u64) -> Self {
-        Self { read: bits & 1 != 0, write: bits & 2 != 0, execute: bits & 4 != 0 }
+        Self {
+            read: bits & 1 != 0,
+            write: bits & 2 != 0,
+            execute: bits & 4 != 0,
+        }
     }
 
     pub fn any(self) -> bool {
@@ -170,7 +181,10 @@ impl PageTables {
                 let leaf = self.leaf(at)?;
                 let first = index(at, PAGE) % 512;
                 let count = index(next - at, PAGE);
-                for (slot, page) in self.table(leaf)[first..first + count].iter_mut().zip((at..next).step_by(4096)) {
+                for (slot, page) in self.table(leaf)[first..first + count]
+                    .iter_mut()
+                    .zip((at..next).step_by(4096))
+                {
                     *slot = if bits == 0 { 0 } else { bits | page };
                 }
             }
@@ -246,19 +260,25 @@ mod tests {
     fn entries_follow_protections_across_large_pages() {
         let mut tables = PageTables::new().unwrap();
         let base = 4 * LARGE_PAGE;
-        tables.set(base, base + 2 * LARGE_PAGE, Protection::READ_WRITE).unwrap();
+        tables
+            .set(base, base + 2 * LARGE_PAGE, Protection::READ_WRITE)
+            .unwrap();
         let large = tables.bytes();
         assert_eq!(tables.get(base + 5 * PAGE), Protection::READ_WRITE);
-        tables.set(base + PAGE, base + 2 * PAGE, Protection::READ).unwrap();
+        tables
+            .set(base + PAGE, base + 2 * PAGE, Protection::from_bits(1))
+            .unwrap();
         assert_eq!(tables.bytes(), large + PAGE, "one 2 MiB entry was split");
         assert_eq!(tables.get(base), Protection::READ_WRITE);
-        assert_eq!(tables.get(base + PAGE), Protection::READ);
+        assert_eq!(tables.get(base + PAGE), Protection::from_bits(1));
         assert_eq!(tables.get(base + 2 * PAGE), Protection::READ_WRITE);
         tables.set(base, base + 2 * LARGE_PAGE, Protection::NONE).unwrap();
         assert!(!tables.get(base).any() && !tables.get(base + LARGE_PAGE).any());
         assert!(!tables.get(WINDOW - PAGE).any() && !tables.get(WINDOW).any());
         let end = WINDOW - LARGE_PAGE;
-        tables.set(end - PAGE, end + PAGE, Protection::from_bits(5)).unwrap();
+        tables
+            .set(end - PAGE, end + PAGE, Protection::from_bits(5))
+            .unwrap();
         assert!(tables.get(end).execute && !tables.get(end).write && !tables.get(end + PAGE).any());
     }
 }

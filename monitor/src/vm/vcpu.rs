@@ -1,9 +1,8 @@
 //! One vCPU: ring 3 of a 64-bit guest, set up once, its registers shared with the kernel through `kvm_run`.
 
-use std::os::fd::AsRawFd;
-
 use kvm_bindings::{
-    KVM_SYNC_X86_REGS, Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs, kvm_xsave,
+    KVM_SYNC_X86_REGS, Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs,
+    kvm_xsave,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use serde::{Deserialize, Serialize};
@@ -50,7 +49,9 @@ macro_rules! convert {
         }
     };
 }
-convert!(rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags);
+convert!(
+    rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags
+);
 
 /// State of a thread that is not in the general registers.
 #[derive(Clone, Serialize, Deserialize)]
@@ -89,23 +90,40 @@ impl Vcpu {
         let mut fd = vm.create_vcpu_fd(id)?;
         let run: *mut kvm_run = fd.get_kvm_run();
         low::build_tss(id);
-        fd.set_cpuid2(&device.cpuid).map_err(ioctl_error("KVM_SET_CPUID2"))?;
+        fd.set_cpuid2(&device.cpuid)
+            .map_err(ioctl_error("KVM_SET_CPUID2"))?;
         let mut sregs = fd.get_sregs().map_err(ioctl_error("KVM_GET_SREGS"))?;
         set_long_mode(&mut sregs, id);
         fd.set_sregs(&sregs).map_err(ioctl_error("KVM_SET_SREGS"))?;
-        let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+        let entry = |index, data| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        };
         let msrs = Msrs::from_entries(&[
             entry(MSR_STAR, 0x1b << 48 | 8 << 32),
             entry(MSR_LSTAR, STUB),
             // Cleared on entry: trap, interrupt, direction, I/O level, nested task, alignment check.
             entry(MSR_SYSCALL_MASK, 0x4_7700),
         ])
-        .map_err(|_| KvmError::Ioctl { what: "KVM_SET_MSRS", source: Errno::INVAL })?;
+        .map_err(|_| KvmError::Ioctl {
+            what: "KVM_SET_MSRS",
+            source: Errno::INVAL,
+        })?;
         if fd.set_msrs(&msrs).map_err(ioctl_error("KVM_SET_MSRS"))? != 3 {
-            return Err(KvmError::Ioctl { what: "KVM_SET_MSRS", source: Errno::INVAL });
+            return Err(KvmError::Ioctl {
+                what: "KVM_SET_MSRS",
+                source: Errno::INVAL,
+            });
         }
-        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-        xcrs.xcrs[0] = kvm_xcr { value: device.xcr0, ..Default::default() };
+        let mut xcrs = kvm_xcrs {
+            nr_xcrs: 1,
+            ..Default::default()
+        };
+        xcrs.xcrs[0] = kvm_xcr {
+            value: device.xcr0,
+            ..Default::default()
+        };
         fd.set_xcrs(&xcrs).map_err(ioctl_error("KVM_SET_XCRS"))?;
         fd.set_sync_valid_reg(SyncReg::Register);
         Ok(Self { fd, id, run })
@@ -114,10 +132,6 @@ impl Vcpu {
     /// The shared page, for the host signal handler's `immediate_exit`.
     pub fn run_page(&self) -> *mut kvm_run {
         self.run
-    }
-
-    pub fn raw_fd(&self) -> i32 {
-        self.fd.as_raw_fd()
     }
 
     /// Runs the guest until it leaves.
@@ -178,7 +192,11 @@ impl Vcpu {
 
     pub fn extended(&self) -> Result<Extended, KvmError> {
         let (fs_base, gs_base) = self.bases()?;
-        Ok(Extended { fs_base, gs_base, xsave: self.xsave()?.region.to_vec() })
+        Ok(Extended {
+            fs_base,
+            gs_base,
+            xsave: self.xsave()?.region.to_vec(),
+        })
     }
 
     pub fn set_extended(&mut self, state: &Extended) -> Result<(), KvmError> {
@@ -210,7 +228,13 @@ fn set_long_mode(sregs: &mut kvm_sregs, id: usize) {
         g: 1,
         ..Default::default()
     };
-    let data = kvm_segment { selector: 0x23, type_: 3, db: 1, l: 0, ..code };
+    let data = kvm_segment {
+        selector: 0x23,
+        type_: 3,
+        db: 1,
+        l: 0,
+        ..code
+    };
     sregs.cs = code;
     (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
     sregs.tr = kvm_segment {

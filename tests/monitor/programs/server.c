@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,6 +94,8 @@ static void serve(int connection) {
         __asm__ volatile("outb %al, $0x99");
     } else if (!strcmp(path, "/exit")) {
         _exit(3);
+    } else if (!strcmp(path, "/raise")) {
+        raise(SIGSEGV);
     } else if (!strcmp(path, "/abort")) {
         abort();
     } else if (!strcmp(path, "/spin")) {

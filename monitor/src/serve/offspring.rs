@@ -1,0 +1,154 @@
+//! A child as the parent knows it, and what is told of its end.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::channel::Message;
+use super::parent::Stop;
+use crate::bundle::Contract;
+use crate::control::{Cause, ControlStream, Event, InstanceId, LogLine, LogLines, Receipt, Text};
+use crate::jail;
+use crate::ledger::Ledger;
+
+/// The call an instance has.
+pub(super) struct Call {
+    pub(super) name: String,
+    pub(super) accepted: Instant,
+    pub(super) deadline: Instant,
+    /// Our copy of the connection: tells when the caller goes, and carries a last word if the instance died silently.
+    pub(super) connection: Option<OwnedFd>,
+}
+
+/// A child: an instance, or the boot.
+pub(super) struct Child {
+    pub(super) id: InstanceId,
+    pub(super) pid: i32,
+    pub(super) boots: bool,
+    pub(super) channel: OwnedFd,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+    pub(super) lines: LogLines,
+    pub(super) ledger: &'static Ledger,
+    pub(super) started: Instant,
+    pub(super) parked: Option<Instant>,
+    pub(super) call: Option<Call>,
+    /// When it must be dead, if that is decided, and why.
+    pub(super) doom: Option<(Instant, Cause)>,
+    pub(super) killed: Option<Cause>,
+    /// The boot has said what it had to say.
+    pub(super) told: Option<Message>,
+}
+
+impl Child {
+    pub(super) fn kill(&mut self, cause: Cause) {
+        if self.killed.is_none() {
+            self.killed = Some(cause);
+            // SAFETY: the pid of a child that was not reaped, so it is still that child's.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        }
+    }
+
+    /// The next moment at which something must be done about this child.
+    pub(super) fn due(&self) -> Option<(Instant, Cause)> {
+        if self.killed.is_some() {
+            return None;
+        }
+        let deadline = self.call.as_ref().map(|call| (call.deadline, Cause::Deadline));
+        match (deadline, self.doom) {
+            (Some(one), Some(two)) => Some(if one.0 <= two.0 { one } else { two }),
+            (one, two) => one.or(two),
+        }
+    }
+}
+
+/// Reports lines of a child's log.
+pub(super) fn send_lines(
+    control: &mut ControlStream<'_>,
+    child: &Child,
+    lines: &[LogLine],
+) -> Result<(), Stop> {
+    let call = child.call.as_ref().map(|call| call.name.as_str());
+    for LogLine {
+        stream,
+        line,
+        truncated,
+    } in lines
+    {
+        let event = Event::Log {
+            instance: child.id,
+            call,
+            stream: *stream,
+            line,
+            truncated: *truncated,
+        };
+        control.send(&event)?;
+    }
+    Ok(())
+}
+
+/// Why a program that was not ready in time was not.
+pub(super) fn timeout_message(contract: Contract, port: u16, child: &Child) -> String {
+    match (contract, child.ledger.listening_port()) {
+        (Contract::Http, Some(other)) => {
+            format!(
+                "the program listens on port {other}, not on {port} (PORT): set spec.port or make it listen on $PORT"
+            )
+        }
+        (Contract::Http, None) => format!("the program did not wait for a connection on port {port} in time"),
+        (Contract::Stdin, _) => "the program did not read its standard input in time".to_owned(),
+        (Contract::Kontain, _) => "the program did not open /.request in time".to_owned(),
+    }
+}
+
+/// A wait status, for people.
+pub(super) fn describe_status(status: i32) -> String {
+    if libc::WIFSIGNALED(status) {
+        crate::task::signal_name(libc::WTERMSIG(status))
+    } else {
+        format!("status {}", libc::WEXITSTATUS(status))
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What is told of an instance that has ended.
+pub(super) fn receipt(child: &Child, status: i32, usage: &libc::rusage) -> Receipt {
+    use std::sync::atomic::Ordering::Relaxed;
+    let time = |value: libc::timeval| {
+        u64::try_from(value.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(value.tv_usec).unwrap_or(0)
+    };
+    let noted = child.ledger.cause();
+    let (cause, code) = match (child.killed, noted) {
+        // What the instance noted happened before it was killed.
+        (_, Some((cause, code))) if cause != Cause::Abandoned || child.killed.is_none() => (cause, code),
+        // The caller had an answer and closed; the program did not.
+        (Some(Cause::Abandoned), _) if child.ledger.bytes_out.load(Relaxed) > 0 => (Cause::Closed, None),
+        (Some(cause), _) => (cause, None),
+        (None, _) if libc::WIFSIGNALED(status) => (Cause::Signal, Some(libc::WTERMSIG(status))),
+        (None, _) => (Cause::Internal, Some(libc::WEXITSTATUS(status))),
+    };
+    let mut message = child.ledger.message();
+    if (cause, code) == (Cause::Signal, Some(libc::SIGSYS)) && message.is_empty() {
+        jail::VIOLATION.clone_into(&mut message);
+    }
+    let accepted = child.call.as_ref().map(|call| call.accepted);
+    Receipt {
+        cause,
+        code,
+        message: (!message.is_empty()).then(|| Text::message(message)),
+        parked_us: match (child.parked, accepted) {
+            (Some(parked), accepted) => micros(accepted.unwrap_or_else(Instant::now).duration_since(parked)),
+            _ => 0,
+        },
+        run_us: accepted.map_or(0, |accepted| micros(accepted.elapsed())),
+        cpu_us: time(usage.ru_utime) + time(usage.ru_stime),
+        exits: child.ledger.exits.load(Relaxed),
+        syscalls: child.ledger.syscalls.load(Relaxed),
+        pages: u64::try_from(usage.ru_minflt + usage.ru_majflt).unwrap_or(0),
+        bytes_in: child.ledger.bytes_in.load(Relaxed),
+        bytes_out: child.ledger.bytes_out.load(Relaxed),
+        tail: child.lines.tail(),
+    }
+}

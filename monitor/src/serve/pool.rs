@@ -1,0 +1,193 @@
+//! Making children: the boot, and the clones that the pool lacks.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{ControlOperation, EpollEvent, EventSet};
+
+use super::child::Setup;
+use super::offspring::Child;
+use super::parent::{Parent, Stop, stop};
+use super::watching::{Source, watch};
+use super::{Launch, World, boot, channel, instance};
+use crate::control::{Cause, ControlStream, Event, InstanceId, LogLines};
+use crate::errno::{Errno, from_libc};
+use crate::fs::descriptors::raise;
+use crate::jail::Jail;
+use crate::ledger::Ledger;
+use crate::syscalls::sockets::pipe;
+
+impl Parent {
+    /// Forks. In the child, everything of the parent's that is not the world's is closed and `run` does not return.
+    pub(super) fn spawn(
+        &mut self,
+        boots: bool,
+        run: impl FnOnce(World, Setup, &Jail, InstanceId),
+    ) -> Result<u32, Stop> {
+        let id = InstanceId(random().map_err(stop("getrandom"))?);
+        let (channel, child_channel) = channel::pair().map_err(stop("socketpair"))?;
+        let raised_pipe = || -> Result<(OwnedFd, OwnedFd), Errno> {
+            let (read, write) = pipe()?;
+            Ok((raise(read)?, raise(write)?))
+        };
+        let (stdout, child_stdout) = raised_pipe().map_err(stop("pipe"))?;
+        let (stderr, child_stderr) = raised_pipe().map_err(stop("pipe"))?;
+        for end in [&stdout, &stderr] {
+            // SAFETY: no pointers.
+            from_libc(unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })
+                .map_err(stop("fcntl"))?;
+        }
+        let ledger = Ledger::allocate().map_err(stop("ledger"))?;
+        // SAFETY: this process has one thread, so the child may go on as it was.
+        let pid = unsafe { libc::fork() };
+        if pid < 0 {
+            return Err(stop("fork")(Errno::last()));
+        }
+        if pid == 0 {
+            self.children.clear();
+            let Some(world) = self.world.take() else {
+                crate::lifecycle::end_process(70)
+            };
+            let setup = Setup {
+                name: id.to_string(),
+                channel: child_channel,
+                stdout: child_stdout,
+                stderr: child_stderr,
+                ledger,
+            };
+            drop((channel, stdout, stderr));
+            let jail = self.jail.clone();
+            run(world, setup, &jail, id);
+            crate::lifecycle::end_process(70);
+        }
+        drop((child_channel, child_stdout, child_stderr));
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        watch(
+            &self.epoll,
+            channel.as_raw_fd(),
+            Source::Channel(number),
+            EventSet::IN,
+        )?;
+        watch(
+            &self.epoll,
+            stdout.as_raw_fd(),
+            Source::Stdout(number),
+            EventSet::IN,
+        )?;
+        watch(
+            &self.epoll,
+            stderr.as_raw_fd(),
+            Source::Stderr(number),
+            EventSet::IN,
+        )?;
+        self.children.insert(
+            number,
+            Child {
+                id,
+                pid,
+                boots,
+                channel,
+                stdout: Some(stdout),
+                stderr: Some(stderr),
+                lines: LogLines::new(self.log_limit),
+                ledger,
+                started: Instant::now(),
+                parked: None,
+                call: None,
+                doom: None,
+                killed: None,
+                told: None,
+            },
+        );
+        Ok(number)
+    }
+
+    pub(super) fn boot(&mut self, control: &mut ControlStream<'_>, timeout: Duration) -> Result<(), Stop> {
+        let number = self.spawn(true, |world, setup, jail, _| boot::run(world, setup, jail))?;
+        if let Some(child) = self.children.get_mut(&number) {
+            child.doom = Some((Instant::now() + timeout, Cause::Deadline));
+            control.send(&Event::Booting { pid: child.pid })?;
+        }
+        Ok(())
+    }
+
+    /// Launches what the pool lacks.
+    pub(super) fn refill(&mut self, control: &mut ControlStream<'_>) -> Result<(), Stop> {
+        let Some(launch) = self.launch.clone() else {
+            return Ok(());
+        };
+        if self.draining || self.outcome.is_some() {
+            return Ok(());
+        }
+        if let Some(until) = self.pause {
+            if Instant::now() < until {
+                return Ok(());
+            }
+            self.pause = None;
+        }
+        let idle = || {
+            self.children
+                .values()
+                .filter(|child| child.call.is_none() && child.killed.is_none())
+                .count()
+        };
+        let wanted = usize::try_from(self.pool).unwrap_or(usize::MAX);
+        let most = usize::try_from(self.instances).unwrap_or(usize::MAX);
+        let mut idle = idle();
+        while idle < wanted && self.children.len() < most {
+            self.launch_one(&launch)?;
+            idle += 1;
+        }
+        // Without anyone to accept, a waiting connection must wake this process.
+        self.listen(idle == 0 && self.children.len() < most)?;
+        control.flush()?;
+        Ok(())
+    }
+
+    pub(super) fn launch_one(&mut self, launch: &Launch) -> Result<(), Stop> {
+        let launch = launch.clone();
+        self.spawn(false, move |world, setup, jail, id| {
+            instance::run(world, setup, jail, &launch, id)
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn listen(&mut self, wanted: bool) -> Result<(), Stop> {
+        if wanted == self.listening {
+            return Ok(());
+        }
+        let operation = if wanted {
+            ControlOperation::Add
+        } else {
+            ControlOperation::Delete
+        };
+        let event = EpollEvent::new(EventSet::IN, Source::Listener.encode());
+        self.epoll
+            .ctl(operation, self.listener.as_raw_fd(), event)
+            .map_err(|error| stop("epoll")(error.into()))?;
+        self.listening = wanted;
+        Ok(())
+    }
+
+    /// A connection waits and nobody is parked (a pool of 0, or all are busy).
+    pub(super) fn pending_connection(&mut self, control: &mut ControlStream<'_>) -> Result<(), Stop> {
+        let Some(launch) = self.launch.clone() else {
+            return Ok(());
+        };
+        if !self.draining && self.pause.is_none() {
+            self.launch_one(&launch)?;
+        }
+        self.listen(false)?;
+        control.flush()?;
+        Ok(())
+    }
+}
+
+/// Eight random bytes: the name of an instance.
+fn random() -> Result<u64, Errno> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: a local buffer with its length.
+    from_libc(unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } as i64)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
