@@ -1,7 +1,7 @@
 """The first figure: Python hello in a fresh virtual machine a call, beside the same handler in a warm reused process, concurrency 1.
 
-Both stand behind the same server program, on nodes of their own; calls alternate, so that a change of the machine's speed meets both. CPU is
-that of the server, the monitor and all instances together, taken from /proc over rounds of calls to one contender at a time.
+Both stand behind the same server program, on nodes of their own; calls alternate, so that a change of the machine's speed meets both. CPU
+is that of the server, the monitor and all instances together, taken from /proc over rounds of calls to one contender at a time.
 
     .venv/bin/python -m bench.first_figure [--calls 500]
 """
@@ -159,7 +159,9 @@ def main() -> None:
         contenders = [stack.enter_context(node(name, place, layout, monitor)) for name, monitor in monitors.items()]
         measure(contenders, options.calls)
         rows = {contender.name: contender.report() for contender in contenders}
-        print(f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {options.calls} calls each")
+        print(
+            f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {options.calls} calls each"
+        )
         print(f"{'contender':<10} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'CPU ms/call':>12} {'instances':>10}")
         for contender in contenders:
             row = rows[contender.name]

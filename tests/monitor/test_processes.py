@@ -20,19 +20,27 @@ LINES = {
     "killed": ["sh", "-c", "sh -c 'kill -TERM $$'; echo $?"],
     "signalled": ["sh", "-c", "kill -KILL $$"],
     "environment": ["env", "-i", "A=1", "sh", "-c", "echo $A$B"],
-    "subprocess": [PYTHON, "-c", "import subprocess as s; print(s.run(['cat'], input=b'x', capture_output=True).stdout, s.call('exit 9', shell=True))"],
+    "subprocess": [
+        PYTHON,
+        "-c",
+        "import subprocess as s; print(s.run(['cat'], input=b'x', capture_output=True).stdout, s.call('exit 9', shell=True))",
+    ],
     "missing": [PYTHON, "-c", "import subprocess\ntry: subprocess.run(['/no/such'])\nexcept OSError as error: print(error.errno)"],
     "spawn": [
         PYTHON,
         "-c",
-        "import os\nprint(os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn('/bin/false', ['false'], {}), 0)[1]))\n"
-        "try: os.posix_spawn('/no/such', ['x'], {})\nexcept OSError as error: print(error.errno)",
+        (
+            "import os\nprint(os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn('/bin/false', ['false'], {}), 0)[1]))\n"
+            "try: os.posix_spawn('/no/such', ['x'], {})\nexcept OSError as error: print(error.errno)"
+        ),
     ],
     "fork": [
         PYTHON,
         "-c",
-        "import os, threading\nthread = threading.Thread(target=lambda: None); thread.start(); thread.join()\n"
-        "pid = os.fork()\nif pid == 0: os._exit(7)\nprint(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",
+        (
+            "import os, threading\nthread = threading.Thread(target=lambda: None); thread.start(); thread.join()\n"
+            "pid = os.fork()\nif pid == 0: os._exit(7)\nprint(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"
+        ),
     ],
     "exec": [PYTHON, "-c", "import os, sys; os.execvp('sh', ['sh', '-c', 'echo executed; exit 6'])"],
     "pool": [PYTHON, "-c", "import multiprocessing; print(multiprocessing.Pool(2).map(abs, range(-5, 0)))"],

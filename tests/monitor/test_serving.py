@@ -278,7 +278,7 @@ def test_serve_ends_when_its_commands_end(serve: Serve) -> None:
 
 
 def test_an_instance_killed_from_outside_is_replaced(serve: Serve) -> None:
-    parked = [event for event in serve.events if event["event"] == "parked"][0]
+    parked = next(event for event in serve.events if event["event"] == "parked")
     os.kill(parked["pid"], signal.SIGKILL)
     serve.wait_for("ended", lambda event: event["instance"] == parked["instance"])
     assert serve.call("after").body == b"1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import socket
@@ -113,16 +114,19 @@ class Serve:
                 return event
         deadline = time.monotonic() + PATIENCE
         while True:
-            try:
-                event = self._arrived.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                event = None
-            if event is None:
+            arrived = self._next(deadline)
+            if arrived is None:
                 shown = "\n".join(json.dumps(seen) for seen in self.events[-20:])
                 raise AssertionError(f"no event {kind}; stderr: {self.errors()}; events:\n{shown}")
-            self.events.append(event)
-            if event["event"] == kind and matches(event):
-                return event
+            self.events.append(arrived)
+            if arrived["event"] == kind and matches(arrived):
+                return arrived
+
+    def _next(self, deadline: float) -> Event | None:
+        try:
+            return self._arrived.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return None
 
     def ended(self, call: str) -> Event:
         return self.wait_for("ended", lambda event: event["call"] == call)
@@ -160,10 +164,8 @@ class Serve:
         with self.connect() as connection:
             request = f"MAYFLY/1 {name} {milliseconds} -\nPOST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
             # A program that does not read its input may end first; its answer is there all the same.
-            try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(request)
-            except (BrokenPipeError, ConnectionResetError):
-                pass
             return read_answer(connection)
 
 
