@@ -62,6 +62,31 @@ def test_calls_mean_what_they_mean_natively(
     assert status == native[0]
 
 
+@pytest.mark.parametrize("name", ["descriptors", "paths", "polling", "memory_edges"])
+def test_calls_mean_the_same_in_the_jail(program: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    path = program(name, *STATIC)
+    _, native = output([path], tmp_path / "native")
+    root = tmp_path / "image"
+    for directory in ("proc", "sys", "dev", "tmp", "etc"):
+        (root / directory).mkdir(parents=True)
+    (root / "etc" / "passwd").touch()
+    (root / "program").write_bytes(path.read_bytes())
+    (root / "program").chmod(0o755)
+    bundle = make_bundle(tmp_path / "bundle", root, ["/program"], cwd="/tmp")
+    lines = written(bundle, tmp_path)
+    # A jailed process signals nobody, itself by a descriptor included.
+    kept = [[line for line in one if "pidfd_send_signal" not in line] for one in (native, lines)]
+    assert differences(*kept) == ""
+
+
+def written(bundle: Path, directory: Path) -> list[str]:
+    """What a function's program writes that ends before it is ready."""
+    with Serve(bundle, directory, "--log-limit", "1000000") as serve:
+        failed = serve.wait_for("failed")
+        assert failed["reason"] == "exited", failed
+        return [event["line"] for event in serve.events if event["event"] == "log" and event["stream"] == "stdout"]
+
+
 @pytest.fixture
 def image(program: Callable[..., Path], tmp_path: Path) -> Path:
     """A root with files, links into its other mounts, and the program that looks at them."""
@@ -94,12 +119,8 @@ def tree(root: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def inside(image: Path, tmp_path: Path, mode: str) -> list[str]:
-    """What a function's program writes that ends before it is ready."""
-    bundle = make_bundle(tmp_path / "bundle", image, ["/readonly", mode])
-    with Serve(bundle, tmp_path) as serve:
-        failed = serve.wait_for("failed")
-        assert failed["reason"] == "exited", failed
-        return [event["line"] for event in serve.events if event["event"] == "log" and event["stream"] == "stdout"]
+    """What the image's program writes."""
+    return written(make_bundle(tmp_path / "bundle", image, ["/readonly", mode]), tmp_path)
 
 
 def test_a_read_only_image_behaves_as_a_read_only_mount(image: Path, tmp_path: Path) -> None:

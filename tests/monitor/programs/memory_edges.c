@@ -49,7 +49,7 @@ int main(void) {
     SHOW(read(ends[0], last, 8) != 8);
     SHOW(read(ends[0], page, 100) >= -1);
     SHOW(pread(fd, page, -1ul, 0));
-    SHOW(pread(fd, page, 1ul << 40, 0));
+    SHOW(pread(fd, page, 1ul << 47, 0));
     SHOW(lseek(fd, 0, SEEK_END));
 
     struct iovec v[1100];
