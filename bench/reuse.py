@@ -1,8 +1,8 @@
 """The contender `reuse`: one warm Python process answers every call, behind the same server as ours.
 
-It speaks docs/protocol.md to the server, so that all in front of it is equal: greeting, envelope, one connection a call. What differs is what
-answers: no virtual machine, no clone, no isolation, always the same process. It takes the arguments of `mayfly-monitor serve`, reads the
-bundle, and runs the handler class of the program's own `main.py`.
+It speaks docs/protocol.md to the server, so that all in front of it is equal: greeting, envelope, one connection a call. What differs is
+what answers: no virtual machine, no clone, no isolation, always the same process. It takes the arguments of `mayfly-monitor serve`, reads
+the bundle, and runs the handler class of the program's own `main.py`.
 """
 
 from __future__ import annotations
