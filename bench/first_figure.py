@@ -159,9 +159,8 @@ def main() -> None:
         contenders = [stack.enter_context(node(name, place, layout, monitor)) for name, monitor in monitors.items()]
         measure(contenders, options.calls)
         rows = {contender.name: contender.report() for contender in contenders}
-        print(
-            f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {options.calls} calls each"
-        )
+        system = f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs"
+        print(f"{system}, Python {platform.python_version()}, {options.calls} calls each")
         print(f"{'contender':<10} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'CPU ms/call':>12} {'instances':>10}")
         for contender in contenders:
             row = rows[contender.name]
