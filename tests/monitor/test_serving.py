@@ -235,12 +235,13 @@ def test_a_program_that_cannot_be_run_is_named(tmp_path: Path, content: bytes | 
         assert told in failed["message"]
 
 
-def test_files_left_in_tmp_refuse_the_snapshot_with_the_reason(server_root: Path, tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle", server_root, ["/server", "tmp"])
+@pytest.mark.parametrize(("mode", "told"), [("tmp", "/tmp"), ("alarm", "interval timer")])
+def test_what_a_clone_would_not_have_refuses_the_snapshot(server_root: Path, tmp_path: Path, mode: str, told: str) -> None:
+    bundle = make_bundle(tmp_path / "bundle", server_root, ["/server", mode])
     with Serve(bundle, tmp_path) as serve:
         ready = serve.wait_for("ready")
         assert ready["snapshot"] is None
-        assert "/tmp" in ready["reason"]
+        assert told in ready["reason"]
         answers = [serve.call(f"c-{number}") for number in range(3)]
         assert [answer.body for answer in answers] == [b"1"] * 3
         assert len({answer.instance for answer in answers}) == 3

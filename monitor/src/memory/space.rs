@@ -502,6 +502,10 @@ impl Space {
                 Errno::FAULT
             });
         }
+        if self.parts(old, old_end).len() != 1 {
+            // Neighbours that are alike are one mapping here, so these differ: they do not move as one.
+            return Err(Errno::FAULT);
+        }
         if !fixed && new_length <= old_length {
             if new_length < old_length {
                 self.unmap(old + new_length, old_length - new_length)?;

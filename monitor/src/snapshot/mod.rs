@@ -37,6 +37,26 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> SnapshotError {
     move |source| SnapshotError::Failed { what, source }
 }
 
+/// An armed interval timer is the process's own and would be silent in a clone.
+fn refuse_timers() -> Result<(), SnapshotError> {
+    for (name, which) in [
+        ("real", libc::ITIMER_REAL),
+        ("virtual", libc::ITIMER_VIRTUAL),
+        ("profiling", libc::ITIMER_PROF),
+    ] {
+        // SAFETY: all-zero is a valid itimerval.
+        let mut value: libc::itimerval = unsafe { std::mem::zeroed() };
+        // SAFETY: a local of the documented type.
+        from_libc(unsafe { libc::getitimer(which, &raw mut value) }).map_err(failed("getitimer"))?;
+        if value.it_value.tv_sec != 0 || value.it_value.tv_usec != 0 {
+            return Err(SnapshotError::Refused(format!(
+                "an armed {name} interval timer (setitimer, alarm)"
+            )));
+        }
+    }
+    Ok(())
+}
+
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Snapshot {
     pub space: SpaceState,
@@ -63,6 +83,7 @@ impl Snapshot {
         streams: &descriptors::Streams,
         image: BorrowedFd<'_>,
     ) -> Result<Self, SnapshotError> {
+        refuse_timers()?;
         let sockets = process.lock_sockets();
         let descriptors = descriptors::capture(process, &sockets, streams)?;
         let sockets = sockets.state().map_err(failed("sockets"))?;

@@ -159,6 +159,7 @@ int main(int argc, char **argv) {
         if (fd < 0) return 6;
         close(fd);
     }
+    if (!strcmp(mode, "alarm")) alarm(1000);
     if (!strcmp(mode, "poll")) {
         struct pollfd wait = {listener, POLLIN, 0};
         while (poll(&wait, 1, 500) <= 0) {}
