@@ -145,3 +145,17 @@ def test_what_is_not_the_functions_is_not_there(image: Path, tmp_path: Path) -> 
     assert shown["memory"] == str(256 << 20)
     assert shown["mounts"].split() == ["/", "/dev", "/dev/shm", "/proc", "/sys", "/sys/fs/cgroup", "/tmp"]
     assert int(shown["processors"]) >= 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_call_harms_the_monitor(program: Callable[..., Path], image: Path, tmp_path: Path, seed: int) -> None:
+    (image / "random").write_bytes(program("random_calls", *STATIC).read_bytes())
+    (image / "random").chmod(0o755)
+    bundle = make_bundle(tmp_path / "bundle", image, ["/random", str(seed), "2000"], cwd="/tmp")
+    before = tree(image)
+    with Serve(bundle, tmp_path, "--log-limit", "1000000", ready_ms=60_000) as serve:
+        failed = serve.wait_for("failed")
+        assert (failed["reason"], failed["message"]) == ("exited", "the program exited with status 0 before it was ready")
+        assert "panicked" not in serve.errors()
+        assert "fault of the monitor" not in serve.errors()
+    assert tree(image) == before

@@ -1,8 +1,8 @@
 //! The monitor's own signal handler.
 //!
 //! It does three things, all async-signal-safe: ends a `host::copy` that met a bad page; makes a host call or a running
-//! guest return soon (`pending`, `immediate_exit`); keeps the siginfo and blocks everything further, so that at most one
-//! signal is queued here and the others stay exact in the kernel.
+//! guest return soon (`pending`, `immediate_exit`); keeps the siginfo and blocks everything further but faults, so that at
+//! most one signal is queued here and the others stay exact in the kernel.
 
 use std::arch::global_asm;
 use std::cell::UnsafeCell;
@@ -39,6 +39,10 @@ pub const STOP: i32 = 1000;
 pub static STOPPING: AtomicBool = AtomicBool::new(false);
 /// Whether this process keeps `STOP_SIGNAL` deliverable.
 pub static STOPPABLE: AtomicBool = AtomicBool::new(false);
+
+/// SIGBUS and SIGSEGV. A thread that may touch guest memory never blocks them: a bad page met by `host::copy` would kill the
+/// monitor instead of ending the copy.
+const FAULTS: u64 = 1 << (libc::SIGBUS - 1) | 1 << (libc::SIGSEGV - 1);
 
 /// `siginfo_t`, 128 bytes.
 pub type Info = [u8; 128];
@@ -127,7 +131,7 @@ pub fn set_mask(mask: u64) {
         mask & !(1 << (STOP_SIGNAL - 1))
     } else {
         mask
-    };
+    } & !FAULTS;
     // SAFETY: an 8-byte set on the stack.
     unsafe {
         libc::syscall(
@@ -142,7 +146,7 @@ pub fn set_mask(mask: u64) {
 
 /// Blocks everything: for threads and moments that are not the guest's.
 pub fn block_all() {
-    let mask = u64::MAX;
+    let mask = !FAULTS;
     // SAFETY: as in `set_mask`.
     unsafe {
         libc::syscall(
@@ -209,7 +213,7 @@ pub fn take() -> Option<(i32, Info)> {
         if signal == 0 {
             return None;
         }
-        // SAFETY: the handler wrote it before `pending`, and cannot run again: all signals are blocked since.
+        // SAFETY: the handler wrote it before `pending`, and does not write again while `pending` is set.
         let info = unsafe { *cell.info.get() };
         cell.pending.store(0, Ordering::Release);
         Some((signal, info))
@@ -246,6 +250,11 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
         return;
     }
     CELL.with(|cell| {
+        if cell.pending.load(Ordering::Acquire) != 0 {
+            // Only the two that are never blocked, sent by a process, can come while another waits. There is no second place
+            // to keep one, and the first may just be being read.
+            return;
+        }
         // SAFETY: this thread's own cell; nothing reads `info` while `pending` is 0.
         unsafe { *cell.info.get() = *info.cast::<Info>() };
         let stop = signal == STOP_SIGNAL && STOPPING.load(Ordering::Relaxed);
@@ -258,7 +267,7 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
         }
     });
     // SAFETY: the kernel's mask is the first 8 bytes of the field.
-    unsafe { *(&raw mut (*context).uc_sigmask).cast::<u64>() = u64::MAX };
+    unsafe { *(&raw mut (*context).uc_sigmask).cast::<u64>() = !FAULTS };
     if let Some(next) = host::resume_point(ip, false) {
         // SAFETY: as above.
         unsafe { (*context).uc_mcontext.gregs[libc::REG_RIP as usize] = next.cast_signed() };

@@ -1,6 +1,7 @@
 // Pointers and lengths at their edges: the last byte of a mapping, holes, lengths of nothing and of too much.
 #include "show.h"
 #include <dirent.h>
+#include <signal.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -160,6 +161,14 @@ int main(void) {
     SHOW(nanosleep((void *)last, NULL));
     SHOW(getrandom(hole, 10, 0));
     SHOW(getrandom(readable, 10, 0));
+    // With every signal blocked a bad pointer is an error like any other.
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    SHOW(stat(bad, (struct stat *)page));
+    SHOW(stat("file", (struct stat *)hole));
+    SHOW(pread(fd, hole, 5, 0));
+    SHOW(poll((void *)hole, 1, 0));
     SHOW(syscall(400, 1, 2, 3));
     SHOW(syscall(-10, 1, 2, 3));
     SHOW(syscall(1000000000, 1, 2, 3));
