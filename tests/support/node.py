@@ -42,6 +42,14 @@ def processes(mark: str) -> dict[int, str]:
     return found
 
 
+def parent(pid: int) -> int:
+    """The process that started it, 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 class Node:
     """Started by `start`, ended by `stop` or `kill`; may be started again on the same directory."""
 
@@ -86,7 +94,9 @@ class Node:
 
     def plane(self, module: str) -> int:
         """The process id of a plane."""
-        found = [pid for pid, command in processes(str(self.data)).items() if f"mayfly.child {self.pid} {module}" in command]
+        named = [pid for pid, command in processes(str(self.data)).items() if f"mayfly.child {self.pid} {module}" in command]
+        # A child that a plane is just starting has its command line, but not its parent.
+        found = [pid for pid in named if parent(pid) == self.pid]
         assert len(found) <= 1, found
         return found[0] if found else 0
 
