@@ -161,9 +161,14 @@ class _Connection(web.RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
         if (request := self.handled) is None or request.content.is_eof():
+            super().data_received(data)
             return
+        # aiohttp drops what comes to a connection that is to close after its answer, as all are when the server drains; but this is the
+        # rest of a body that a call waits for.
+        closing, self._close = self._close, False
+        super().data_received(data)
+        self._close = closing
         # Nothing can follow a body that is not at its end but the news that it never gets there. The queue is a private name of aiohttp:
         # without it the call would end at its deadline.
         if getattr(self, "_messages", None) and request.content.exception() is None:
