@@ -1,6 +1,7 @@
 # Mayfly on one machine. Every target installs what it needs by itself and does nothing twice:
 #   make demo    build, start, deploy the example, call it twice, stop
 #   make test    every test, Python and Rust
+#   make prove   the tests of a whole node at full size: 200 kills of the downloader, 50 of a monitor, 1 GiB of output; half an hour
 #   make check   formatting, lint, types, layers, generated files, fast tests: under a minute
 #   make build   leaves mayfly and mayfly-monitor in .venv/bin
 #   make up      build, then serve from the user's data directory
@@ -24,7 +25,7 @@ CHECKS := check-format check-style check-types check-layers check-crds check-rus
 SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
+.PHONY: help demo test prove check lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
 
 help:
 	@sed -n 's/^#   //p' Makefile

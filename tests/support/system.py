@@ -24,7 +24,8 @@ from faas_resources import Condition, Image, Truth
 from faas_resources.store.directory import DirectoryStore
 from tests.support.compiling import compiled
 from tests.support.images import TinyImage, tiny_image, write_layout
-from tests.support.node import PATIENCE, Node, processes, until
+from tests.support.load import Load, Target
+from tests.support.node import Node, processes, until
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "system" / "programs"
 
@@ -124,6 +125,38 @@ def variables(**values: object) -> list[dict[str, str]]:
     return [{"name": name, "value": str(value)} for name, value in values.items()]
 
 
+# ---- a neighbour
+
+NEIGHBOUR = "neighbour"
+NOTICED = 10.0  # seconds: a call of the neighbour that takes longer was held up by something, however busy the machine is
+
+
+@contextmanager
+def node_with_neighbour(root: Path, place: Path, monitor: Path, program: bytes, **settings: object) -> Iterator[Node]:
+    """A node with a function that nothing else is to disturb."""
+    with configured_node(root, place, monitor, **settings) as node:
+        node.deploy(layout_of(place / "neighbour.oci", program), NEIGHBOUR, env=variables(VERSION="neighbour"))
+        yield node
+
+
+@contextmanager
+def undisturbed(node: Node) -> Iterator[Load]:
+    """Around something bad: the neighbour is called all the time and notices nothing, and the planes and its monitor live on."""
+
+    def alive() -> tuple[object, ...]:
+        return node.plane("faas_server"), node.plane("faas_downloader"), function(node, NEIGHBOUR)["serving"]["monitor_pid"]
+
+    before = alive()
+    with Load(Target(node.url, f"/default/{NEIGHBOUR}/version"), pause=0.01) as load:
+        yield load
+        done = len(load.outcomes)
+        until(lambda: len(load.outcomes) > done + 1, "the neighbour's answer")
+    assert load.failures == []
+    assert {outcome.body for outcome in load.outcomes} == {b"- neighbour 1"}
+    assert max(outcome.seconds for outcome in load.outcomes) < NOTICED
+    assert alive() == before
+
+
 # ---- what a node says
 
 
@@ -154,14 +187,18 @@ def condition(node: Node, name: str, type_: str) -> Condition | None:
     return resource(node, name).status.condition(type_)
 
 
-def failed(node: Node, name: str, type_: str, seconds: float = PATIENCE) -> Condition:
-    """The condition, as soon as it is false for the present specification, and not only on the way."""
+def failed(node: Node, name: str, type_: str, said: str = "") -> Condition:
+    """The condition, as soon as it is false with that in its message, and not only on the way."""
 
     def false() -> Condition | None:
         found = condition(node, name, type_)
-        return found if found and found.status is Truth.FALSE and found.reason not in {"Booting", "Restarting"} else None
+        hopeless = found is not None and found.status is Truth.FALSE and found.reason not in {"Booting", "Restarting"}
+        return found if hopeless and found is not None and said in found.message else None
 
-    found: Condition = until(false, f"{type_} of {name} is false", seconds)
+    try:
+        found: Condition = until(false, f"{type_} of {name} is false and says {said!r}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it is {condition(node, name, type_)}") from error
     return found
 
 

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define PIECE (1 << 20)
+#define MOST 2000 // of anything that is told in MiB: more would hurt whoever runs this without limits
 
 static char image[32] = "-";
 static const char *version = "-";
@@ -55,9 +56,23 @@ static void take(const char *what, char *answer, size_t room) {
             memset(block, 1, PIECE);
             got++;
         }
-    } else if (!strcmp(what, "tmp")) {
+    } else if (!strcmp(what, "file")) {
+        // One file that grows. A program that wants to hear of a limit, as Python does, ignores the signal that tells of it.
+        signal(SIGXFSZ, SIG_IGN);
         int file = open("/tmp/filler", O_WRONLY | O_CREAT, 0600);
-        while (file >= 0 && got < 65536 && write(file, piece, PIECE) == PIECE) got++;
+        while (file >= 0 && got < MOST && write(file, piece, PIECE) == PIECE) got++;
+    } else if (!strcmp(what, "disk")) {
+        // Many files, in every place that can be written.
+        const char *places[] = {"/tmp", "/var/tmp", "/dev/shm"};
+        for (int place = 0; place < 3; place++)
+            for (int number = 0; got < MOST; number++) {
+                char path[64];
+                snprintf(path, sizeof path, "%s/%d", places[place], number);
+                int file = open(path, O_WRONLY | O_CREAT, 0600);
+                if (file < 0 || write(file, piece, PIECE) != PIECE) break;
+                close(file);
+                got++;
+            }
     } else if (!strcmp(what, "files")) {
         while (got < 1000000 && open("/dev/null", O_RDONLY) >= 0) got++;
     } else if (!strcmp(what, "threads")) {
