@@ -218,9 +218,12 @@ impl Polled {
             answered = list;
             result
         })?;
-        for (at, [_, events]) in (self.address..).step_by(size_of::<PollFd>()).zip(answered) {
+        for (index, [_, events]) in (0_u64..).zip(answered) {
             let [_, _, low, high] = events.to_ne_bytes();
-            access::write_bytes(at + 6, &[low, high])?;
+            access::write_bytes(
+                self.address + index * size_of::<PollFd>() as u64 + 6,
+                &[low, high],
+            )?;
         }
         Ok(result)
     }

@@ -1,10 +1,13 @@
 // Random system calls with arguments at every edge: the guest may fail, the monitor may not.
 #include "show.h"
+#include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/time.h>
 
-static unsigned long state;
+static __thread unsigned long state;
+static char *page;
+static long rounds;
 
 static unsigned long roll(unsigned long sides) {
     state ^= state << 13;
@@ -26,18 +29,10 @@ static const short calls[] = {
 
 static void interrupted(int signal) {}
 
-int main(int count, char **words) {
-    state = strtoul(words[1], NULL, 10) * 0x9e3779b97f4a7c15 | 1;
-    long rounds = strtol(words[2], NULL, 10);
-    char *page = mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    DO(munmap(page + 4096, 4096));
-    DO(mprotect(page + 2 * 4096, 4096, PROT_READ));
-    static const char *names[] = {"/tmp", "/tmp/a", "a", "b", "a/b", ".", "..", "/", "/proc/self/fd/3", "/proc/self/maps", "/dev/null", "/dev/stdout", "", "//tmp//../tmp/a/", "/etc/passwd", "/sys"};
-    signal(SIGALRM, interrupted);
-    siginterrupt(SIGALRM, 1);
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGIO, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN);
+static const char *names[] = {"/tmp", "/tmp/a", "a", "b", "a/b", ".", "..", "/", "/proc/self/fd/3", "/proc/self/maps", "/dev/null", "/dev/stdout", "", "//tmp//../tmp/a/", "/etc/passwd", "/sys"};
+
+static void *make_calls(void *seed) {
+    state = (long)seed * 0x9e3779b97f4a7c15 | 1;
     struct itimerval often = {{0, 3000}, {0, 3000}};
     for (long i = 0; i < rounds; i++) {
         long arguments[6];
@@ -76,6 +71,25 @@ int main(int count, char **words) {
         setitimer(ITIMER_REAL, &often, NULL);
         syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5]);
     }
+    return NULL;
+}
+
+// Three threads with one set of arguments in memory, so that it changes under the calls.
+int main(int count, char **words) {
+    long seed = strtol(words[1], NULL, 10) * 3;
+    rounds = strtol(words[2], NULL, 10);
+    page = mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    DO(munmap(page + 4096, 4096));
+    DO(mprotect(page + 2 * 4096, 4096, PROT_READ));
+    signal(SIGALRM, interrupted);
+    siginterrupt(SIGALRM, 1);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGIO, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+    pthread_t thread;
+    pthread_create(&thread, NULL, make_calls, (void *)(seed + 1));
+    pthread_create(&thread, NULL, make_calls, (void *)(seed + 2));
+    make_calls((void *)seed);
     TEXT("survived");
     return 0;
 }
