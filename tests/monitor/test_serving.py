@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -298,3 +298,17 @@ def test_a_pool_of_zero_makes_an_instance_when_a_call_comes(server_root: Path, t
     with Serve(bundle, tmp_path, pool=0) as serve:
         serve.wait_for("ready")
         assert [serve.call(f"call-{number}").body for number in range(3)] == [b"1"] * 3
+
+
+def test_a_missing_interpreter_is_told_with_the_program_that_wants_it(program: Callable[..., Path], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "program").write_bytes(program("server", "-O1").read_bytes())
+    (root / "script").write_text("#!/bin/no-such-shell\n")
+    for number, name in enumerate(("program", "script")):
+        (root / name).chmod(0o755)
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with Serve(make_bundle(directory / "bundle", root, [f"/{name}"]), directory) as serve:
+            message = serve.wait_for("failed")["message"]
+            assert message.startswith(f"/{name}: wants /")

@@ -19,6 +19,12 @@ const SCRIPT_LINE: usize = 255;
 pub enum LoadError {
     #[error("{path}: {source}")]
     Open { path: String, source: Errno },
+    #[error("{path}: wants {interpreter}, which cannot be opened: {source}")]
+    Interpreter {
+        path: String,
+        interpreter: String,
+        source: Errno,
+    },
     #[error("{path}: not a program that Linux on x86-64 can run: {why}")]
     Format { path: String, why: &'static str },
     #[error("{path}: a program for another processor ({machine}), not x86-64")]
@@ -34,6 +40,10 @@ impl LoadError {
     pub fn exit_status(&self) -> i32 {
         match self {
             Self::Open {
+                source: Errno::NOENT | Errno::NOTDIR,
+                ..
+            }
+            | Self::Interpreter {
                 source: Errno::NOENT | Errno::NOTDIR,
                 ..
             } => 127,
@@ -94,6 +104,13 @@ pub fn load(
             source,
         })
     };
+    let wanted = |path: &CStr, interpreter: &CStr| {
+        open(interpreter).map_err(|source| LoadError::Interpreter {
+            path: path.to_string_lossy().into_owned(),
+            interpreter: interpreter.to_string_lossy().into_owned(),
+            source,
+        })
+    };
     let mut path = request.path.to_owned();
     let mut args = request.args.clone();
     let mut file = opened(&path)?;
@@ -104,10 +121,10 @@ pub fn load(
         let mut rest = args.split_off(1.min(args.len()));
         args = vec![interpreter.clone()];
         args.extend(argument);
+        file = wanted(&path, &interpreter)?;
         args.push(path);
         args.append(&mut rest);
         path = interpreter;
-        file = opened(&path)?;
     }
     let name = path.to_string_lossy().into_owned();
     let program = elf::Image::read(&file, &name)?;
@@ -118,7 +135,7 @@ pub fn load(
     let mut interpreter_base = 0;
     if let Some(interpreter) = &program.interpreter {
         let name = interpreter.to_string_lossy().into_owned();
-        let file = opened(interpreter)?;
+        let file = wanted(&path, interpreter)?;
         let linker = elf::Image::read(&file, &name)?;
         interpreter_base = (MMAP_TOP - linker.span()) & !(PAGE - 1);
         entry = linker.map(space, &file, interpreter_base, &name)?.entry;

@@ -302,6 +302,8 @@ fn serve_stdin(process: &Process, setup: &Setup, connection: OwnedFd, pipes: Std
         }
     }));
     let spawned = contracts::spawn("contract", move || {
+        // Held until the end is noted: a program that writes on meets no closed pipe before.
+        let _stdout = pipes.stdout.try_clone();
         let outcome = run_stdin(connection, pipes, &notice, limit);
         ledger.bytes_in.store(outcome.bytes_in, Ordering::Relaxed);
         ledger.bytes_out.store(outcome.bytes_out, Ordering::Relaxed);
