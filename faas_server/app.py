@@ -31,6 +31,7 @@ from faas_server.fronts.kontain import KontainFront
 from faas_server.fronts.management import ManagementFront
 from faas_server.logs import Logs
 from faas_server.metrics import Metrics
+from faas_server.monitor import clear_up
 from faas_server.node import kvm_problem, monitor_program
 from faas_server.receipts import Receipts
 from faas_server.records import Records
@@ -124,7 +125,7 @@ async def _expire(receipts: Receipts) -> None:
 
 @contextmanager
 def _owned(directory: Path) -> Iterator[None]:
-    """Makes this the only server of a data directory, and removes the sockets that a killed one left behind."""
+    """Makes this the only server of a data directory, and removes what the monitors of a killed one left behind."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(directory / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -135,8 +136,7 @@ def _owned(directory: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SettingsError(f"data: another server uses {directory.parent}; stop it, or give another directory with --data") from error
-        for leftover in directory.glob("m*.sock"):
-            leftover.unlink(missing_ok=True)
+        clear_up(directory)
         yield
     finally:
         os.close(lock)

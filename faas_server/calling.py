@@ -282,6 +282,9 @@ class Calls:
             raise self._ended_by_the_monitor(call, failure)
         request, writer = call.request, call.request.writer
         part = instance.take()
+        if head.framing is Framing.LENGTH and head.length and not part and request.content.is_eof():
+            # A client that has said all wins nothing by a head without its body, and until then an instance that dies can be answered for.
+            part = await instance.read()
         whole = instance.whole and head.framing is not Framing.EOF
         chunked, framing, goes_on = self._answer_framing(call, head, len(part) if whole else None)
         self._count_answer(call, len(part), head.length if head.framing is Framing.LENGTH else None)

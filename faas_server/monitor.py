@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
+from bundles.durable import remove_tree
 from faas_server.errors import MonitorFailed
 
 LINE_BYTES = 65_536  # of the control stream, as the protocol says
@@ -139,6 +141,23 @@ class Warned(Event):
     """Something that an operator should know."""
 
     message: str
+
+
+def fresh_socket(directory: Path) -> Path:
+    """A path for a monitor's socket that no other has had: a dying monitor may still remove its own when its successor's is there."""
+    return directory / f"m{secrets.token_hex(4)}.sock"
+
+
+def clear_up(directory: Path, socket: Path | None = None) -> None:
+    """Removes what a monitor that is gone has left: its socket, and what it kept beside it under the same stem; without `socket`, of all.
+
+    Preconditions: the directory is this server's, and the monitors in question have ended.
+    """
+    for path in directory.glob("m????????.*" if socket is None else f"{socket.stem}.*"):
+        try:
+            remove_tree(path)
+        except OSError as error:  # an instance that is just being killed still writes there; the next start removes the rest
+            _log.info("monitor: something that it left behind stays for now", path=str(path), error=str(error))
 
 
 _EVENTS: dict[str, type[Event]] = {

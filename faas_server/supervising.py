@@ -5,14 +5,12 @@
        └──failed, died, late──▶ FAILED ◀─────┘      tried again after a pause, READY if it goes better
     any ──retire──▶ DRAINING ──▶ GONE
 
-A revision holds its bundle from its first to its last moment, so nobody collects the files that its instances run on. Every monitor gets a
-socket path of its own: a dying one may still remove its socket when its successor's is already there.
+A revision holds its bundle from its first to its last moment, so nobody collects the files that its instances run on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable
 from contextlib import ExitStack
@@ -25,7 +23,7 @@ import structlog
 from bundles.errors import BundlesError
 from bundles.revisions import Bundle
 from faas_server.errors import MonitorFailed
-from faas_server.monitor import Accepted, Ended, Event, Failed, Launch, Log, Monitor, Parked, Ready, Warned
+from faas_server.monitor import Accepted, Ended, Event, Failed, Launch, Log, Monitor, Parked, Ready, Warned, clear_up, fresh_socket
 from faas_server.settings import Settings
 
 BOOT_PAUSE_S = (1.0, 2.0, 5.0, 15.0, 60.0, 300.0)  # after a boot that failed: it will hardly go better soon
@@ -188,7 +186,7 @@ class Revision:
             self._verdict.clear()
             if self._retiring.is_set():
                 return False
-            self.socket = self._settings.sockets / f"m{secrets.token_hex(4)}.sock"
+            self.socket = fresh_socket(self._settings.sockets)
             try:
                 monitor = await Monitor.start(self._launch(), self._told, function=self.function, revision=self.id)
             except MonitorFailed as error:
@@ -207,7 +205,7 @@ class Revision:
         finally:
             monitor.kill()
             self.parked.clear()
-            self.socket.unlink(missing_ok=True)
+            await asyncio.to_thread(clear_up, self._settings.sockets, self.socket)
         self._listener.ran(self, monitor)
         if not self._retiring.is_set():
             self._died(f"signal {-status}" if status < 0 else f"status {status}")

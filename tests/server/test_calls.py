@@ -426,6 +426,19 @@ def test_an_instance_that_closes_without_an_answer_is_502(node: Node) -> None:
     assert (receipt["status"], receipt["error"]) == (502, reply.error)
 
 
+def test_an_instance_that_dies_between_head_and_body_is_502(node: Node) -> None:
+    reply = raw(node, OK + b"Content-Length: 10\r\n\r\n")
+    assert (reply.status, reply.error) == (502, "the instance closed the connection in the middle of its answer")
+
+
+def test_a_head_whose_body_comes_in_parts_is_sent_at_once(node: Node) -> None:
+    """A stream of events begins before its first event."""
+    answer = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+    with node.connected() as connection:
+        connection.sendall(b"POST /default/peer/raw-then-stay HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
 CUT = {
     "short of its length": OK + b"Content-Length: 10\r\n\r\nhello",
     "without its last chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",

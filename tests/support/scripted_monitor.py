@@ -69,6 +69,9 @@ class Monitor:
                 b'{"event": "of a later version", "time": 1}\n\xff\xfe\n\n{"event": "parked", "instance": 5}\n' + b"[" * 60_000 + b"\n"
             )
             self.write(b"x" * 200_000 + b"\n")
+        scratch = self.options.socket.with_suffix(".scratch")
+        scratch.mkdir()
+        (scratch / "file").write_text("of an instance")
         self._listener.bind(str(self.options.socket))
         self._listener.listen(128)
         for _ in range(self.options.pool):
