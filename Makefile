@@ -40,6 +40,13 @@ test: build test-packages $(VENV)/.dev
 	$(BIN)/python -m pytest || status=1; \
 	exit $$status
 
+# What tests/system does a little of in `make test`, in full, with the figures that come out.
+PROOF       := KILLS=200 MONITOR_KILLS=50 UPDATES=40 OUTPUT_MIB=1024
+PROOF_TESTS := isolation registry kills updates bad_functions bad_calls
+
+prove: build test-packages $(VENV)/.dev
+	$(PROOF:%=MAYFLY_TEST_%) $(BIN)/python -m pytest -s $(PROOF_TESTS:%=tests/system/test_%.py)
+
 check: $(VENV)/.dev
 	@$(SIDE_BY_SIDE) check-tests $(CHECKS)
 

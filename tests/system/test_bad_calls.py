@@ -211,6 +211,7 @@ def test_output_of_a_stdin_function_is_cut_at_the_limit(node: Node) -> None:
     memory = Memory(node)
     outcome = call(node.url, "/default/stdin", b"flood/%d" % OUTPUT)
     assert (outcome.status, outcome.headers["x-mayfly-failure"]) == (500, "output limit")
+    assert ended(node, outcome)[0] == "output"
     assert memory.growth() < 64
 
 
@@ -266,4 +267,11 @@ def test_processes_are_not_there(node: Node) -> None:
 def test_a_file_ends(node: Node) -> None:
     got, error = taken(node, "file")
     assert error in {27, 28}  # EFBIG, ENOSPC
-    assert got < 1024
+    assert got < 400
+
+
+@pytest.mark.xfail(reason="the monitor limits each file of an instance, but not all of them together")
+def test_the_disk_is_not_the_functions(node: Node) -> None:
+    got, error = taken(node, "disk")
+    assert error == 28  # ENOSPC
+    assert got <= 64

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define PIECE (1 << 20)
-#define MOST 2000 // of anything that is told in MiB: more would hurt whoever runs this without limits
+#define MOST 400 // of anything that is told in MiB: more would hurt whoever runs this without limits
 
 static char image[32] = "-";
 static const char *version = "-";
