@@ -22,11 +22,11 @@ from faas_server.monitor import Ended, Log, Monitor
 from faas_server.receipts import Receipts
 from faas_server.reporting import Report, Reporter
 from faas_server.settings import Settings
-from faas_server.supervising import BOOT_PAUSE_S, Revision, State
+from faas_server.supervising import BOOT_PAUSE_S, Revision, Starts, State
 
 Key = tuple[str, str]
 
-_HOPEFUL = (State.BOOTING, State.RESTARTING)
+_HOPEFUL = (State.BOOTING, State.READY, State.RESTARTING)  # ready, and yet not taking calls: its monitor has died a moment ago
 
 _log = structlog.get_logger(__name__)
 
@@ -59,7 +59,7 @@ class Function:
 
     def ready(self) -> Revision | None:
         """The revision that takes calls at this moment."""
-        return self.serving if self.serving is not None and self.serving.state is State.READY else None
+        return self.serving if self.serving is not None and self.serving.takes_calls else None
 
     async def revision(self) -> Revision:
         """The revision that takes calls, as soon as there is one; Refusal when there is none and will be none soon."""
@@ -93,7 +93,7 @@ class Fleet:
         self._receipts = receipts
         self._logs = logs
         self._metrics = metrics
-        self._boots = asyncio.Semaphore(settings.boots)
+        self._starts = Starts(settings.boots)
         self._retiring: dict[asyncio.Task[None], Revision] = {}
         metrics.observe(self._gauges)
 
@@ -144,7 +144,7 @@ class Fleet:
             _log.info("back to the revision that serves", function=function.name, revision=function.serving.id)
             self._report(function)
             return
-        function.coming = Revision(bundle, self._settings, self, self._boots)
+        function.coming = Revision(bundle, self._settings, self, self._starts)
         function.coming.start()
         _log.info("revision is coming", function=function.name, revision=bundle.spec.revision, image=bundle.spec.image)
         self._report(function)

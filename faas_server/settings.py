@@ -44,7 +44,9 @@ class Settings(BaseSettings):
     calls: Count = Field(256, description="Calls that run at a time on this node: each is a process with a virtual machine.")
     calls_waiting: Count = Field(1024, description="Calls that wait for a place on the node; more are answered 503.")
     function_calls_waiting: Count = Field(256, description="Calls that wait for one function; more are answered 429.")
-    boots: Count = Field(4, description="Functions that boot at a time: more only make all of them late.")
+    boots: Count = Field(
+        4, description="Functions that boot at a time, restart at a time, and half as many that try again: more only make all late."
+    )
 
     # How large
     request_bytes: Count = Field(

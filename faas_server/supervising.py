@@ -77,10 +77,19 @@ class Listener(Protocol):
         """That monitor of it is gone."""
 
 
+class Starts:
+    """How many monitors start at a time. Each kind has places of its own: what never gets ready keeps nobody waiting who will."""
+
+    def __init__(self, places: int) -> None:
+        self.first = asyncio.Semaphore(places)
+        self.restart = asyncio.Semaphore(places)  # after a death in service: callers wait
+        self.retry = asyncio.Semaphore(max(1, places // 2))  # after a start that failed
+
+
 class Revision:
     """One revision. `start` once, `retire` once."""
 
-    def __init__(self, bundle: Bundle, settings: Settings, listener: Listener, boots: asyncio.Semaphore) -> None:
+    def __init__(self, bundle: Bundle, settings: Settings, listener: Listener, starts: Starts) -> None:
         self.bundle = bundle
         self.spec = bundle.spec
         self.id = bundle.spec.revision
@@ -94,7 +103,7 @@ class Revision:
         self._quiet = asyncio.Event()
         self._settings = settings
         self._listener = listener
-        self._boots = boots
+        self._starts = starts
         self._retiring = asyncio.Event()
         self._verdict = asyncio.Event()  # the monitor that boots is ready, has failed, is gone, or is not wanted any more
         self._monitor: Monitor | None = None
@@ -120,6 +129,11 @@ class Revision:
     def calls(self) -> int:
         """Calls that use it."""
         return self._calls
+
+    @property
+    def takes_calls(self) -> bool:
+        """Instances can be had from it."""
+        return self.state is State.READY and self._monitor is not None and self._monitor.alive
 
     @property
     def monitor_pid(self) -> int | None:
@@ -157,14 +171,15 @@ class Revision:
             with ExitStack() as held:
                 await asyncio.to_thread(held.enter_context, self.bundle.hold())
                 failures = deaths = 0
+                place = self._starts.first
                 while not self._retiring.is_set():
                     began = time.monotonic()
-                    if await self._serve():
-                        failures = 0
+                    if await self._serve(place):
+                        place, failures = self._starts.restart, 0
                         deaths = 1 if time.monotonic() - began > _STEADY_S else deaths + 1
                         pause = DEATH_PAUSE_S[min(deaths, len(DEATH_PAUSE_S)) - 1]
                     else:
-                        failures += 1
+                        place, failures = self._starts.retry, failures + 1
                         pause = BOOT_PAUSE_S[min(failures, len(BOOT_PAUSE_S)) - 1]
                     await _within(pause, self._retiring.wait())
         except BundlesError as error:
@@ -179,10 +194,10 @@ class Revision:
         self._fail(problem)
         await self._retiring.wait()
 
-    async def _serve(self) -> bool:
-        """One monitor, from its start to its end; whether the function was ever ready."""
+    async def _serve(self, place: asyncio.Semaphore) -> bool:
+        """One monitor, from its start, for which it needs a place, to its end; whether the function was ever ready."""
         self.ready = None
-        async with self._boots:
+        async with place:
             self._verdict.clear()
             if self._retiring.is_set():
                 return False

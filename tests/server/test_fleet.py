@@ -101,6 +101,30 @@ def test_a_booting_function_keeps_no_place_of_the_node(start_node: StartNode) ->
         assert [call.result().status for call in waiting] == [200] * 4
 
 
+def test_functions_that_never_get_ready_hold_nobody_up(start_node: StartNode) -> None:
+    node = start_node(boots=1, ready_timeout=30)
+    deploy(node.data, "peer")
+    node.wait_ready("peer")
+    deploy(node.data, "never", "delay=1000")
+    wait_for(lambda: state_of(node, "coming", "never") == "booting", "the other one boots")
+    os.kill(pid_of(node), signal.SIGKILL)
+    began = time.monotonic()
+    assert node.call("/default/peer/").status in {200, 502}  # 502: it was sent before the server had heard of the death
+    assert node.call("/default/peer/").status == 200
+    assert time.monotonic() - began < 10
+
+
+def test_functions_that_fail_again_and_again_hold_no_new_one_up(start_node: StartNode) -> None:
+    node = start_node(boots=1, ready_timeout=0.5)
+    deploy(node.data, "never", "delay=1000")
+    wait_for(lambda: state_of(node, "coming", "never") == "failed", "it has failed once")
+    wait_for(lambda: (node.status("never") or {})["coming"]["monitor_pid"], "it is tried again")
+    deploy(node.data, "peer")
+    began = time.monotonic()
+    node.wait_ready("peer")
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize(
     ("script", "reason", "message"),
     [
@@ -302,6 +326,25 @@ def test_a_monitor_killed_by_its_own_program_costs_that_call(start_node: StartNo
     for _ in range(3):
         assert node.call("/default/peer/die").status == 502
         assert node.call("/default/peer/").status == 200
+
+
+def test_no_call_is_lost_on_a_monitor_whose_death_is_not_known_yet(start_node: StartNode) -> None:
+    """A process that it left behind holds the control stream open, so its last words are waited for."""
+    node = start_node()
+    deploy(node.data, "peer", "leaves=3")
+    os.kill(pid_of(node), signal.SIGKILL)
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: node.call("/default/peer/", b"hello"), range(8)))
+    assert {reply.status for reply in replies} == {200}
+
+
+def test_calls_wait_when_a_socket_can_queue_no_more(start_node: StartNode) -> None:
+    node = start_node()
+    deploy(node.data, "peer", "places=1", "backlog=0", concurrency=30)
+    node.wait_ready("peer")
+    with ThreadPoolExecutor(30) as pool:
+        replies = list(pool.map(lambda _: node.call("/default/peer/sleep?seconds=0.03"), range(60)))
+    assert {reply.status for reply in replies} == {200}
 
 
 def test_an_instance_that_never_greets_is_given_up(start_node: StartNode) -> None:
