@@ -22,7 +22,6 @@ import struct
 import time
 from dataclasses import dataclass, field
 
-import structlog
 from aiohttp import HttpVersion11, web
 
 from faas_server.admission import Gate
@@ -47,9 +46,8 @@ _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _CAUSE = re.compile(rb"[ -~]{1,100}")
 _TRIES = 8  # instances that do not greet, before the call is given up
 _PAUSE_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.25)  # between tries
+_FULL_S = 0.01  # between looks at a socket whose queue is full
 _ENDING_S = 2.0  # that the receipt may take where it decides whether the answer is whole
-
-_log = structlog.get_logger(__name__)
 
 
 class Answer(web.StreamResponse):
@@ -215,10 +213,15 @@ class Calls:
                 await _stopped(upload)
 
     async def _connect(self, instance: Instance, revision: Revision) -> None:
-        try:
-            await self._loop.create_unix_connection(lambda: instance, str(revision.socket))
-        except OSError as error:  # nobody listens (any more), or as many connections wait there as the kernel allows
-            raise NotTaken("no instance took the call") from error
+        while True:
+            try:
+                await self._loop.create_unix_connection(lambda: instance, str(revision.socket))
+            except BlockingIOError:  # as many connections wait there as the kernel allows
+                await asyncio.sleep(_FULL_S)
+            except OSError as error:  # nobody listens any more
+                raise NotTaken("no instance took the call") from error
+            else:
+                return
 
     # ---- the request
 

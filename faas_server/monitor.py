@@ -262,10 +262,6 @@ class Monitor(asyncio.SubprocessProtocol):
         """Accept no more, exit when the last call has ended."""
         self._command({"command": "drain"})
 
-    def park(self, instances: int) -> None:
-        """Keep that many instances parked."""
-        self._command({"command": "pool", "parked": instances})
-
     def kill(self) -> None:
         """Ends it at once; its instances end with it."""
         if self._transport is not None:
@@ -278,8 +274,8 @@ class Monitor(asyncio.SubprocessProtocol):
 
     @property
     def alive(self) -> bool:
-        """The process has not ended."""
-        return not self._ended.done()
+        """The process has not ended; what it said last may still be on its way."""
+        return self._exit_status is None and not self._ended.done()
 
     # ---- what the process does
 

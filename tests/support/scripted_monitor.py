@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -35,7 +36,7 @@ class Monitor:
         self.script = dict(word.split("=", 1) for word in words)
         self.draining = threading.Event()
         self._speaking = threading.Lock()
-        self._places = threading.Semaphore(options.instances)
+        self._places = threading.Semaphore(int(self.script.get("places", options.instances)))
         self._running: set[threading.Thread] = set()
         self._listener = socket.socket(socket.AF_UNIX)
 
@@ -73,7 +74,9 @@ class Monitor:
         scratch.mkdir()
         (scratch / "file").write_text("of an instance")
         self._listener.bind(str(self.options.socket))
-        self._listener.listen(128)
+        self._listener.listen(int(self.script.get("backlog", "128")))
+        if "leaves" in self.script:  # a process that holds the control stream open when this one is gone
+            subprocess.Popen(["sleep", self.script["leaves"]], stdin=subprocess.DEVNULL)
         for _ in range(self.options.pool):
             self.say("parked", instance=secrets.token_hex(8), pid=os.getpid())
         self.say(
