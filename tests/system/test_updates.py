@@ -10,11 +10,11 @@ import pytest
 
 from tests.support.load import Load, Outcome, Target, call, spread
 from tests.support.node import Node, manifest, processes, until
-from tests.support.system import configured_node, failed, function, function_program, layout_of, size, variables
+from tests.support.system import configured_node, edit, failed, function, function_program, layout_of, size, variables
 
 pytestmark = pytest.mark.slow
 
-UPDATES = size("UPDATES", 5)
+UPDATES = size("UPDATES", 3)
 AT_A_TIME = 16
 
 
@@ -35,6 +35,12 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def since(load: Load, moment: float) -> list[Outcome]:
     """The calls that began after a moment."""
     return [outcome for outcome in list(load.outcomes) if outcome.began > moment]
+
+
+def goes_on(load: Load) -> None:
+    """Waits for some calls more."""
+    done = len(load.outcomes)
+    until(lambda: len(load.outcomes) > done + 2, "calls")
 
 
 def answered(load: Load, moment: float) -> set[bytes]:
@@ -77,8 +83,9 @@ def test_no_call_fails_while_a_function_is_updated(node: Node, layouts: tuple[Pa
 def test_no_call_fails_when_updates_follow_each_other_faster_than_they_are_done(node: Node, layouts: tuple[Path, Path]) -> None:
     node.deploy(layouts[0], "fn", env=variables(VERSION="first"))
     with Load(Target(node.url, "/default/fn/version"), at_a_time=AT_A_TIME) as load:
-        for number in range(5):
-            node.ok("apply", "-f", "-", stdin=manifest(layouts[number % 2], "fn", env=variables(VERSION=number)))
+        for number in range(20):
+            edit(node, "fn", f"oci:{layouts[number % 2]}", env=variables(VERSION=number))
+            goes_on(load)
         node.deploy(layouts[1], "fn", env=variables(VERSION="last"))
         assert answered(load, time.monotonic()) == {b"b last 1"}
     assert load.failures == []
