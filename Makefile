@@ -3,6 +3,7 @@
 #   make test    every test, Python and Rust
 #   make prove   the tests of a whole node at full size: 200 kills of the downloader, 50 of a monitor, 1 GiB of output; half an hour
 #   make check   formatting, lint, types, layers, generated files, fast tests: under a minute
+#   make bench   the first figure: latency and CPU beside a warm process that is reused
 #   make build   leaves mayfly and mayfly-monitor in .venv/bin
 #   make up      build, then serve from the user's data directory
 #   make lint / make fmt / make wheel / make clean
@@ -25,7 +26,7 @@ CHECKS := check-format check-style check-types check-layers check-crds check-rus
 SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove check lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
+.PHONY: help demo test prove bench check rust lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -77,6 +78,10 @@ fmt: $(VENV)/.dev
 
 build: packages $(VENV)/.runtime $(BIN)/mayfly-monitor
 
+# The first figure: a fresh virtual machine a call, beside a warm process that is reused.
+bench: build
+	$(BIN)/python -m bench.first_figure
+
 up: build
 	$(BIN)/mayfly up
 
@@ -99,8 +104,12 @@ $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit("Mayfly needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 
+# Said in one line, before pip says it in a hundred.
+rust:
+	@command -v cargo >/dev/null || { echo "Rust 1.88 or newer is needed to build the monitor: install it (rustup, or the package cargo), then run make again." >&2; exit 1; }
+
 # The editable install puts the console script in place, and the monitor too (setuptools-rust builds it).
-$(VENV)/.runtime: pyproject.toml | $(VENV)/bin/pip
+$(VENV)/.runtime: pyproject.toml | rust $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 

@@ -46,7 +46,7 @@ class Downloader:
         self._reconciler = Reconciler(
             Publisher(revisions, settings), Reporter(store), settings, self._threads, changed=self._collect_soon.set
         )
-        self._queues: Queues[Key, Image | None] = Queues(self._reconciler.reconcile, parallel=settings.parallel, idle=settings.idle_timeout)
+        self._queues: Queues[Key, Image | None] = Queues(self._reconciler.reconcile, parallel=settings.parallel, idle=settings.worker_idle_timeout)
 
     async def run(self) -> None:
         """Never returns. Precondition: the revision store is owned."""

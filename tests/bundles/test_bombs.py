@@ -1,4 +1,4 @@
-"""Small images that unpack to more than a disk holds: stopped while they unpack, near the limit, with nothing left (hazards 17 to 19)."""
+"""Small images that unpack to more than a disk holds: stopped while they unpack, near the limit, with nothing left."""
 
 from __future__ import annotations
 

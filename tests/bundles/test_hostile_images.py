@@ -1,6 +1,6 @@
 """Images made to leave their root: each either unpacks inside it or is refused, and nothing outside changes.
 
-The numbers are those of the list of hostile images in the hazards. Numbers 20 to 27, 29 and 30 concern bytes and JSON and are in
+Each attack has a number. Numbers 20 to 27, 29 and 30 concern bytes and JSON and are in
 test_layout, test_manifests and test_references; 28 is in test_users; bombs (17 to 19) are in test_bombs.
 """
 

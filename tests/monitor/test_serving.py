@@ -312,3 +312,21 @@ def test_a_missing_interpreter_is_told_with_the_program_that_wants_it(program: C
         with Serve(make_bundle(directory / "bundle", root, [f"/{name}"]), directory) as serve:
             message = serve.wait_for("failed")["message"]
             assert message.startswith(f"/{name}: wants /")
+
+
+def test_no_attribute_of_a_device_or_of_the_image_can_be_changed(program: Callable[..., Path], server_root: Path, tmp_path: Path) -> None:
+    (server_root / "devices").write_bytes(program("devices").read_bytes())
+    (server_root / "devices").chmod(0o755)
+    watched = [Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom")]
+    watched += [server_root, server_root / "devices", server_root / "server", Path("/dev")]
+    before = [os.stat(path) for path in watched]
+    bundle = make_bundle(tmp_path / "bundle", server_root, ["/devices"])
+    with Serve(bundle, tmp_path, "--log-limit", "1000000") as serve:
+        assert "status 0" in serve.wait_for("failed")["message"]
+        lines = [event["line"] for event in serve.events if event["event"] == "log" and event["stream"] == "stdout"]
+    assert len(lines) == 8 * 12 + 8 * 10
+    # What is its own may be changed: nothing here is. Truncating a device is no change of it.
+    assert [line for line in lines if line.endswith("CHANGED") and not line.startswith(("truncate", "ftruncate"))] == []
+    for path, first in zip(watched, before, strict=True):
+        now = os.stat(path)
+        assert (first.st_mode, first.st_uid, first.st_gid, first.st_mtime_ns) == (now.st_mode, now.st_uid, now.st_gid, now.st_mtime_ns), path

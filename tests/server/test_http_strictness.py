@@ -1,4 +1,4 @@
-"""Requests that two readers could understand differently (hazards, section 5): one answer, then the end; a second request never runs."""
+"""Requests that two readers could understand differently: one answer, then the end; a second request never runs."""
 
 from __future__ import annotations
 

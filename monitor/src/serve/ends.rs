@@ -3,20 +3,17 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Launch;
 use super::channel::Message;
 use super::offspring::{Child, describe_status, receipt, send_lines, timeout_message};
-use super::parent::{Parent, Stop, fail, stop};
+use super::parent::{LAUNCH_PAUSE, Parent, Stop, fail, stop};
 use super::watching::{has_input, unwatch};
 use crate::bundle::Contract;
 use crate::control::{Cause, ControlStream, Event, FailedReason, Receipt, Stream, Text};
 use crate::errno::Errno;
 use crate::snapshot::Snapshot;
-
-/// How long launching pauses when an instance could not be made.
-const LAUNCH_PAUSE: Duration = Duration::from_millis(200);
 
 impl Parent {
     pub(super) fn ended(

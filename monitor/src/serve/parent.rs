@@ -25,6 +25,8 @@ use crate::jail::{Jail, JailError, Mode, Space};
 
 /// How long an instance may go on after its caller has gone or has all it asked for.
 const GRACE: Duration = Duration::from_millis(50);
+/// How long launching pauses when an instance could not be made.
+pub(super) const LAUNCH_PAUSE: Duration = Duration::from_millis(200);
 /// How long the last events may take to be read.
 const PARTING: Duration = Duration::from_secs(2);
 

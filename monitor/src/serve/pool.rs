@@ -7,10 +7,10 @@ use vmm_sys_util::epoll::{ControlOperation, EpollEvent, EventSet};
 
 use super::child::Setup;
 use super::offspring::Child;
-use super::parent::{Parent, Stop, stop};
+use super::parent::{LAUNCH_PAUSE, Parent, Stop, stop};
 use super::watching::{Source, watch};
 use super::{Launch, World, boot, channel, instance};
-use crate::control::{Cause, ControlStream, Event, InstanceId, LogLines};
+use crate::control::{Cause, ControlStream, Event, InstanceId, LogLines, Text};
 use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::raise;
 use crate::jail::Jail;
@@ -136,13 +136,24 @@ impl Parent {
         let most = usize::try_from(self.instances).unwrap_or(usize::MAX);
         let mut idle = idle();
         while idle < wanted && self.children.len() < most {
-            self.launch_one(&launch)?;
+            if let Err(problem) = self.launch_one(&launch) {
+                // The node is short of something (descriptors, processes, memory): what runs goes on, the rest is tried again.
+                self.postpone(&problem, control)?;
+                break;
+            }
             idle += 1;
         }
         // Without anyone to accept, a waiting connection must wake this process.
         self.listen(idle == 0 && self.children.len() < most)?;
         control.flush()?;
         Ok(())
+    }
+
+    /// Says why no instance could be made, and waits before the next is tried.
+    fn postpone(&mut self, problem: &Stop, control: &mut ControlStream<'_>) -> Result<(), Stop> {
+        self.pause = Some(Instant::now() + LAUNCH_PAUSE);
+        let message = Text::message(format!("an instance could not be made: {problem}"));
+        Ok(control.send(&Event::Warning { message })?)
     }
 
     pub(super) fn launch_one(&mut self, launch: &Launch) -> Result<(), Stop> {
@@ -175,8 +186,11 @@ impl Parent {
         let Some(launch) = self.launch.clone() else {
             return Ok(());
         };
-        if !self.draining && self.pause.is_none() {
-            self.launch_one(&launch)?;
+        if !self.draining
+            && self.pause.is_none()
+            && let Err(problem) = self.launch_one(&launch)
+        {
+            self.postpone(&problem, control)?;
         }
         self.listen(false)?;
         control.flush()?;
