@@ -387,6 +387,7 @@ class Calls:
             "function": call.function.key[1],
             "revision": call.revision.id,
             "image": call.revision.spec.image,
+            "snapshot": call.revision.snapshot,
             "instance": call.instance,
             "time": call.at,
             "method": call.request.method,

@@ -25,6 +25,7 @@ T = TypeVar("T")
 Record = dict[str, Any]
 
 _FLUSH_S = 0.25
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}  # the file itself, or a schema of another version
 _PENDING = 20_000  # records in memory; more come in only if the disk is stuck, and are dropped
 _SLACK = 0.9  # what is trimmed is trimmed to this share of its bound, so that it is not trimmed each time
 _SCHEMA = """
@@ -119,17 +120,22 @@ class Records:
     def _connect(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._database = self._opened()
+            self._database = self._opened(self._path)
         except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+                # A full or failing disk: what the file holds is not to blame, and calls do not wait for it.
+                _log.warning("records: the file cannot be opened; until the next start they are kept in memory", error=str(error))
+                self._database = self._opened(":memory:")
+                return
             aside = self._path.with_name(f"{self._path.name}.unreadable")
             _log.warning("records: the file cannot be read and is set aside", file=str(self._path), aside=str(aside), error=str(error))
             self._path.replace(aside)
             for suffix in ("-wal", "-shm"):
                 Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-            self._database = self._opened()
+            self._database = self._opened(self._path)
 
-    def _opened(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+    def _opened(self, place: Path | str) -> sqlite3.Connection:
+        database = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")

@@ -226,6 +226,11 @@ class Revision:
             self._died(f"signal {-status}" if status < 0 else f"status {status}")
         return self._was_ready()
 
+    @property
+    def snapshot(self) -> str | None:
+        """The digest of the snapshot that its instances begin from; None if they boot."""
+        return None if self.ready is None or self.ready.snapshot is None else self.ready.snapshot.digest
+
     def _was_ready(self) -> bool:
         return self.ready is not None
 

@@ -26,6 +26,7 @@ _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
 _KVM_API_VERSION = 12
 # An unpacked interpreter image takes some 70 MB beside its blobs.
+_NEEDED_LAYERS = {"openat2", "seccomp"}  # the monitor starts nothing without them
 _DISK_NEEDED = 512 << 20
 _DISK_ADVISED = 4 << 30
 _PROBE_SECONDS = 20
@@ -154,6 +155,8 @@ def ask_monitor(monitor: Path) -> list[Check]:
 def _layer(name: str, available: bool, detail: str) -> Check:
     if available:
         return Check(f"jail: {name}", "ok", detail)
+    if name in _NEEDED_LAYERS:
+        return Check(f"jail: {name}", "missing", detail, "No instance starts without this layer: use a newer kernel (Linux 5.6 or later).")
     return Check(f"jail: {name}", "advice", detail, "Instances run without this layer; a newer kernel, or root, has it.")
 
 

@@ -48,6 +48,7 @@ def test_a_receipt_has_what_both_sides_saw(node: Node) -> None:
     assert receipt["image"].startswith("sha256:")
     assert receipt["request_bytes"] == 1000
     assert receipt["response_bytes"] == len(reply.body)
+    assert receipt["snapshot"] is None or receipt["snapshot"].startswith("sha256:")
     assert 0 < receipt["waited_us"] < receipt["first_byte_us"] <= receipt["total_us"] < 20_000_000
     assert abs(receipt["time"] - time.time()) < 60
     assert receipt["error"] is None

@@ -113,6 +113,14 @@ async def test_a_file_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     assert (tmp_path / "state" / "records.sqlite.unreadable").read_bytes().startswith(b"not a database")
 
 
+async def test_a_file_that_cannot_be_opened_is_left_alone_and_memory_serves(tmp_path: Path) -> None:
+    (tmp_path / "state" / "records.sqlite").mkdir(parents=True)
+    async with opened(tmp_path) as records:
+        records.add("receipt", "a/b", {"n": 1}, key="k")
+        assert await records.by_key("receipt", "k") == {"n": 1}
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["records.sqlite"]
+
+
 async def test_a_disk_that_refuses_costs_records_and_nothing_else(tmp_path: Path) -> None:
     async with opened(tmp_path) as records:
         records.add("receipt", "a/b", {"n": 1}, key="first")
