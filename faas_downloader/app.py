@@ -46,7 +46,9 @@ class Downloader:
         self._reconciler = Reconciler(
             Publisher(revisions, settings), Reporter(store), settings, self._threads, changed=self._collect_soon.set
         )
-        self._queues: Queues[Key, Image | None] = Queues(self._reconciler.reconcile, parallel=settings.parallel, idle=settings.worker_idle_timeout)
+        self._queues: Queues[Key, Image | None] = Queues(
+            self._reconciler.reconcile, parallel=settings.parallel, idle=settings.worker_timeout
+        )
 
     async def run(self) -> None:
         """Never returns. Precondition: the revision store is owned."""
@@ -137,12 +139,16 @@ async def run(settings: Settings) -> None:
 async def _own(revisions: RevisionStore, settings: Settings, stack: AsyncExitStack) -> None:
     """Makes this the only downloader of the directory; one that is just going is waited for."""
     ends = time.monotonic() + settings.owner_timeout
+    told = False
     while True:
         try:
             stack.enter_context(revisions.owned())
         except StoreBusy:
             if time.monotonic() > ends:
                 raise
+            if not told:
+                log.info("waiting for another process to let go of the bundle store", seconds=settings.owner_timeout)
+                told = True
             await asyncio.sleep(0.1)
         else:
             return

@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     collect_interval: Annotated[
         PositiveFloat, Field(description="Seconds between collections of what no resource needs; one also follows each change.")
     ] = 60
-    worker_idle_timeout: Annotated[PositiveFloat, Field(description="Seconds until the worker of a resource with nothing to do is let go.")] = 10
+    worker_timeout: Annotated[PositiveFloat, Field(description="Seconds until the worker of a resource with nothing to do is let go.")] = 10
     stop_timeout: Annotated[
         PositiveFloat, Field(description="Seconds for work to end at SIGTERM. Then it is cut off, which loses nothing but the work.")
     ] = 5

@@ -24,7 +24,7 @@ QUICK: dict[str, Any] = {
     "retry_first": 0.05,
     "retry_steady": 0.3,
     "collect_interval": 0.3,
-    "worker_idle_timeout": 0.3,
+    "worker_timeout": 0.3,
     "owner_timeout": 0.1,
     "stall_timeout": 20,
 }

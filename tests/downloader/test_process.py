@@ -134,7 +134,7 @@ async def test_downloader_that_is_just_going_is_waited_for(node: Node) -> None:
     async with process(node.data) as first:
         await logged(first, "watching")
         async with process(node.data, "--owner-timeout=20") as second:
-            await asyncio.sleep(0.3)
+            await logged(second, "waiting for another process to let go of the bundle store")
             first.terminate()
             await logged(second, "watching")
 
