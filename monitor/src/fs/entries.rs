@@ -153,6 +153,13 @@ impl<'a> Files<'a> {
             (Ok(_), Ok(_)) if flags & libc::RENAME_NOREPLACE != 0 => Errno::EXIST,
             (Ok(_), Err(error)) if flags & libc::RENAME_EXCHANGE != 0 => error,
             (Ok(true), Ok(false)) if flags == 0 => Errno::NOTDIR,
+            (Ok(false), _)
+                if [from, to]
+                    .iter()
+                    .any(|place| place.name.to_bytes().ends_with(b"/")) =>
+            {
+                Errno::NOTDIR
+            }
             (Ok(false), Ok(true)) if flags == 0 => IS_DIRECTORY,
             _ => BUSY,
         }
