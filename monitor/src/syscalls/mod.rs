@@ -167,10 +167,9 @@ pub fn report_refused(what: &str) {
 /// One line for each unknown number, however often it is called.
 fn report_unknown(number: u64) {
     static SEEN: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
-    if let Ok(index) = usize::try_from(number)
-        && index < SIZE
-        && SEEN[index / 64].fetch_or(1 << (index % 64), Ordering::Relaxed) >> (index % 64) & 1 != 0
-    {
+    // All numbers beyond the table share its last place: there is no such call.
+    let index = usize::try_from(number).unwrap_or(usize::MAX).min(SIZE - 1);
+    if SEEN[index / 64].fetch_or(1 << (index % 64), Ordering::Relaxed) >> (index % 64) & 1 != 0 {
         return;
     }
     match name(number) {
