@@ -20,6 +20,7 @@ mod run;
 mod serve;
 mod signals;
 mod snapshot;
+mod storage;
 mod syscalls;
 mod task;
 mod vm;

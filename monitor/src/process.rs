@@ -12,6 +12,7 @@ use crate::memory::space::Space;
 use crate::ready::Ready;
 use crate::run::Launch;
 use crate::signals::Actions;
+use crate::storage::Storage;
 use crate::syscalls::sockets::Sockets;
 use crate::task::TaskState;
 use crate::vm::kvm::Device;
@@ -87,6 +88,8 @@ pub struct Process {
     pub trace: bool,
     /// Whether this is an instance or a boot: its end is told in the ledger.
     pub contained: bool,
+    /// What an instance may store; `None` for a program run by hand.
+    pub storage: Option<Storage>,
     /// How `run` was started: what its children need to execute programs. `None`: it may have no children.
     pub launch: Option<Launch>,
     /// What to do at the moment of readiness, and at the guest's exit.
@@ -128,6 +131,7 @@ impl Process {
             memory_limit: parts.memory_limit,
             trace: parts.trace,
             contained: parts.contained,
+            storage: parts.contained.then(|| Storage::new(parts.memory_limit)),
             launch: parts.launch,
             plan: Mutex::default(),
             exit: Mutex::default(),
@@ -232,6 +236,11 @@ impl Process {
         Vcpu::new(&self.device, self.lock_space().vm(), id).map_err(|_| Errno::AGAIN)
     }
 
+    /// Whether there has only ever been one thread.
+    pub fn is_alone(&self) -> bool {
+        self.next_vcpu.load(Ordering::Acquire) <= 1
+    }
+
     /// Keeps the vCPU of a thread that ended: KVM never forgets one, so it is used again.
     pub fn give_vcpu(&self, vcpu: Vcpu) {
         self.free_vcpus
@@ -243,6 +252,9 @@ impl Process {
     /// The guest closed or lost `fd`; call before the host does. Ends the instance if it was the call's connection.
     pub fn closing(&self, fd: i32) {
         self.ready.closed(fd);
+        if let Some(storage) = &self.storage {
+            storage.closing(fd);
+        }
         let ended = self.lock_sockets().closing(fd);
         if ended {
             crate::lifecycle::connection_closed(self, fd);

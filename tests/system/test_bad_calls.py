@@ -270,7 +270,6 @@ def test_a_file_ends(node: Node) -> None:
     assert got < 400
 
 
-@pytest.mark.xfail(reason="the monitor limits each file of an instance, but not all of them together")
 def test_the_disk_is_not_the_functions(node: Node) -> None:
     got, error = taken(node, "disk")
     assert error == 28  # ENOSPC

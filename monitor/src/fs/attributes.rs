@@ -175,8 +175,8 @@ impl<'a> Files<'a> {
         self.set_times(At::new(open_file(fd)?, c""), times, libc::AT_EMPTY_PATH)
     }
 
-    /// truncate.
-    pub fn truncate(&self, path: At<'_>, length: i64) -> Result<(), Errno> {
+    /// truncate: finds the file, which [`truncate`] then changes.
+    pub fn truncatable(&self, path: At<'_>, length: i64) -> Result<OwnedFd, Errno> {
         if length < 0 {
             return Err(Errno::INVAL);
         }
@@ -186,8 +186,7 @@ impl<'a> Files<'a> {
             libc::S_IFDIR => return Err(Errno(libc::EISDIR)),
             _ => return Err(Errno::INVAL),
         }
-        let file = self.changeable(target)?;
-        host::truncate(&host_path(&file)?, length)
+        self.changeable(target)
     }
 
     /// statfs.
@@ -426,6 +425,11 @@ impl<'a> Files<'a> {
     fn proc(&self) -> BorrowedFd<'a> {
         host::borrow(&self.namespace.proc)
     }
+}
+
+/// Changes the length of a file that was found for it.
+pub fn truncate(file: &OwnedFd, length: i64) -> Result<(), Errno> {
+    host::truncate(&host_path(file)?, length)
 }
 
 /// The path by which calls without a directory argument reach a reference.

@@ -12,7 +12,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::errno::Errno;
 
@@ -53,6 +53,22 @@ pub fn raise(fd: OwnedFd) -> Result<OwnedFd, Errno> {
 /// closing any other descriptor of a file ends the process's locks on it (fcntl(2)).
 pub fn copy(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     duplicate(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, MONITOR_FD_FLOOR)
+}
+
+/// As long as it is held none of the guest's numbers is closed or replaced. Not to be taken twice, nor with [`private`].
+#[must_use]
+pub struct Steady(#[expect(dead_code, reason = "held for its drop")] RwLockReadGuard<'static, ()>);
+
+pub fn steady() -> Steady {
+    Steady(NUMBERS.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Looks at every number of the process, open or not.
+pub fn each(_steady: &Steady, mut look: impl FnMut(BorrowedFd<'_>)) {
+    for fd in 0..2 * MONITOR_FD_FLOOR {
+        // SAFETY: the borrow ends with the call of `look`; of a number that is not open the kernel says EBADF.
+        look(unsafe { BorrowedFd::borrow_raw(fd) });
+    }
 }
 
 /// Gives the guest a copy of a descriptor of the monitor, with the lowest free number.

@@ -46,8 +46,8 @@ impl<'a> Files<'a> {
         host::symlink(target, host::borrow(&place.directory), &place.name)
     }
 
-    /// link, linkat.
-    pub fn link(&self, from: At<'_>, to: At<'_>, flags: i32) -> Result<(), Errno> {
+    /// link, linkat. Gives the file that has the new name.
+    pub fn link(&self, from: At<'_>, to: At<'_>, flags: i32) -> Result<libc::stat, Errno> {
         if flags & !(libc::AT_SYMLINK_FOLLOW | libc::AT_EMPTY_PATH) != 0 {
             return Err(Errno::INVAL);
         }
@@ -68,11 +68,12 @@ impl<'a> Files<'a> {
             &source,
             host::borrow(&place.directory),
             &place.name,
-        )
+        )?;
+        host::stat(host::borrow(&file))
     }
 
-    /// unlink, rmdir, unlinkat.
-    pub fn unlink(&self, at: At<'_>, flags: i32) -> Result<(), Errno> {
+    /// unlink, rmdir, unlinkat. Gives what had the name, as it was before.
+    pub fn unlink(&self, at: At<'_>, flags: i32) -> Result<Option<libc::stat>, Errno> {
         if flags & !libc::AT_REMOVEDIR != 0 {
             return Err(Errno::INVAL);
         }
@@ -91,11 +92,14 @@ impl<'a> Files<'a> {
                 BUSY
             });
         }
-        host::unlink(host::borrow(&place.directory), &place.name, flags)
+        let directory = host::borrow(&place.directory);
+        let lost = host::stat_at(directory, &place.name).ok();
+        host::unlink(directory, &place.name, flags)?;
+        Ok(lost)
     }
 
-    /// rename, renameat, renameat2.
-    pub fn rename(&self, from: At<'_>, to: At<'_>, flags: u32) -> Result<(), Errno> {
+    /// rename, renameat, renameat2. Gives what lost its name by it, as it was before.
+    pub fn rename(&self, from: At<'_>, to: At<'_>, flags: u32) -> Result<Option<libc::stat>, Errno> {
         let known = libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE;
         if flags & !known != 0 || flags & known == known {
             return Err(Errno::INVAL);
@@ -115,18 +119,23 @@ impl<'a> Files<'a> {
             // A name that is moved onto itself stays where it is, mounted on or not.
             let same = from.path == to.path && flags & libc::RENAME_NOREPLACE == 0 && !from.is_dots();
             return if same {
-                Ok(())
+                Ok(None)
             } else {
                 Err(self.why_not_renamed(&from, &to, flags))
             };
         }
-        host::rename(
-            host::borrow(&from.directory),
-            &from.name,
-            host::borrow(&to.directory),
-            &to.name,
-            flags,
-        )
+        let (source, target) = (host::borrow(&from.directory), host::borrow(&to.directory));
+        let lost = if flags == 0 {
+            host::stat_at(target, &to.name).ok().filter(|lost| {
+                // Two names of one file both stay.
+                host::stat_at(source, &from.name)
+                    .is_ok_and(|moved| (moved.st_dev, moved.st_ino) != (lost.st_dev, lost.st_ino))
+            })
+        } else {
+            None
+        };
+        host::rename(source, &from.name, target, &to.name, flags)?;
+        Ok(lost)
     }
 
     /// The error of a rename in which something is mounted on one of the names.

@@ -84,6 +84,22 @@ pub fn stat(fd: BorrowedFd<'_>) -> Result<libc::stat, Errno> {
     Ok(unsafe { stat.assume_init() })
 }
 
+/// The file of this name in a directory, itself if it is a link.
+pub fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> Result<libc::stat, Errno> {
+    let mut stat = MaybeUninit::uninit();
+    // SAFETY: the name is a C string, the buffer a struct stat that fstatat fills when it succeeds.
+    from_libc(unsafe {
+        libc::fstatat(
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            stat.as_mut_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
+    })?;
+    // SAFETY: filled above.
+    Ok(unsafe { stat.assume_init() })
+}
+
 /// The working directory of the process.
 pub fn stat_here() -> Result<libc::stat, Errno> {
     let mut stat = MaybeUninit::uninit();

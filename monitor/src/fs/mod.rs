@@ -29,6 +29,7 @@ mod synthetic;
 #[cfg(test)]
 mod tests;
 
+pub use attributes::truncate;
 pub use host::{bytes_of_stat, bytes_of_statx};
 pub use mounts::{Access, Purpose, SpecialFile};
 pub use namespace::{Builder, Files, GuestInfo, Namespace, Region};

@@ -166,6 +166,11 @@ impl OpenCall<'_> {
         }
     }
 
+    /// Whether the call makes a file that was not there.
+    pub fn makes(&self) -> bool {
+        matches!(self.step, Step::New { .. })
+    }
+
     /// What the call gave, as the guest's.
     pub fn admit(&self, result: SysResult) -> Result<RawFd, Errno> {
         let fd = RawFd::try_from(result?).map_err(|_| Errno::IO)?;

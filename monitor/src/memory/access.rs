@@ -33,6 +33,11 @@ impl Pieces {
         self.ranges.len()
     }
 
+    /// Bytes in all.
+    pub fn length(&self) -> u64 {
+        self.ranges.iter().map(|range| range.iov_len as u64).sum()
+    }
+
     /// The host address and length when the buffer is one range (the usual case), else `None`.
     pub fn single(&self) -> Option<(u64, u64)> {
         match self.ranges.as_slice() {

@@ -2,6 +2,8 @@
 //!
 //! A buffer of the guest goes to the host as checked ranges (`memory::access`), never as the guest's address.
 
+use std::os::fd::RawFd;
+
 use super::descriptors::register;
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
@@ -9,6 +11,7 @@ use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{guest_fd, is_open};
 use crate::memory::access::{self, Pieces};
 use crate::ready::Wait;
+use crate::storage::{self, Start};
 use crate::task::Task;
 
 const AREA: &str = "files";
@@ -25,7 +28,7 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_preadv2, AREA, Level::Forwarded, preadv2, ""),
     entry(libc::SYS_pwritev2, AREA, Level::Forwarded, pwritev2, ""),
     entry(libc::SYS_lseek, AREA, Level::Forwarded, lseek, ""),
-    entry(libc::SYS_ftruncate, AREA, Level::Forwarded, forward, ""),
+    entry(libc::SYS_ftruncate, AREA, Level::Forwarded, ftruncate, ""),
     entry(libc::SYS_fallocate, AREA, Level::Forwarded, fallocate, ""),
     entry(libc::SYS_fadvise64, AREA, Level::Forwarded, fadvise, ""),
     entry(
@@ -73,6 +76,8 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_getdents, AREA, Level::Emulated, getdents, ""),
 ];
 
+const F_GETFL: u64 = libc::F_GETFL.unsigned_abs() as u64;
+
 /// A call for one buffer, and the one for several, with what follows the buffer.
 #[derive(Clone, Copy)]
 struct Transfer {
@@ -98,22 +103,58 @@ const WRITE: Transfer = Transfer {
 
 fn transfer(task: &Task, fd: u64, pieces: &Pieces, how: Transfer) -> SysResult {
     let number = guest_fd(int(fd))?;
-    let fd = register(number);
     let [a, b, c] = how.rest;
-    // SAFETY: checked ranges of guest memory.
-    let result = unsafe {
-        match pieces.single() {
-            Some((host, length)) => task.host(how.single, [fd, host, length, a, b, c]),
-            None => task.host(
-                how.gathered,
-                [fd, pieces.as_ptr() as u64, pieces.count() as u64, a, b, c],
-            ),
+    let call = |fd: RawFd| {
+        let fd = register(fd);
+        // SAFETY: checked ranges of guest memory.
+        unsafe {
+            match pieces.single() {
+                Some((host, length)) => task.host(how.single, [fd, host, length, a, b, c]),
+                None => task.host(
+                    how.gathered,
+                    [fd, pieces.as_ptr() as u64, pieces.count() as u64, a, b, c],
+                ),
+            }
         }
+    };
+    let result = if how.single == libc::SYS_write {
+        write_out(task, number, pieces, call)
+    } else if how.out {
+        stored(task, number, Start::At(a.cast_signed()), pieces, call)
+    } else {
+        call(number)
     };
     if let Ok(bytes) = result {
         task.process.transferred(number, bytes, how.out);
     }
     result
+}
+
+/// Makes a call that writes to a descriptor, within what an instance may store.
+fn stored(
+    task: &Task,
+    number: RawFd,
+    start: Start,
+    pieces: &Pieces,
+    call: impl Fn(RawFd) -> SysResult,
+) -> SysResult {
+    match &task.process.storage {
+        Some(storage) => storage.write(number, start, pieces.length(), task.process.is_alone(), call),
+        None => call(number),
+    }
+}
+
+/// write(2) and writev(2). What was a socket is taken for one: sending does the same there, and nothing anywhere else.
+fn write_out(task: &Task, number: RawFd, pieces: &Pieces, call: impl Fn(RawFd) -> SysResult) -> SysResult {
+    if let Some(storage) = &task.process.storage
+        && storage.is_likely_socket(number)
+    {
+        match super::messages::send(task, number, pieces, &[], 0) {
+            Err(Errno(libc::ENOTSOCK)) => {}
+            result => return result,
+        }
+    }
+    stored(task, number, Start::Position, pieces, call)
 }
 
 /// Implements read(2).
@@ -172,19 +213,18 @@ fn gathered(
     let pieces = access::vector(vector.0, vector.1)?;
     let fd = guest_fd(int(fd))?;
     let [a, b, c] = rest;
+    let (buffers, count) = (pieces.as_ptr() as u64, pieces.count() as u64);
     // SAFETY: checked ranges of guest memory, in a list of the monitor's.
-    let result = unsafe {
-        task.host(
-            number,
-            [
-                register(fd),
-                pieces.as_ptr() as u64,
-                pieces.count() as u64,
-                a,
-                b,
-                c,
-            ],
-        )
+    let call = |fd: RawFd| unsafe { task.host(number, [register(fd), buffers, count, a, b, c]) };
+    let result = if out {
+        let start = match a.cast_signed() {
+            _ if int(c) & libc::RWF_APPEND != 0 => Start::End,
+            -1 if number == libc::SYS_pwritev2 => Start::Position,
+            offset => Start::At(offset),
+        };
+        stored(task, fd, start, &pieces, call)
+    } else {
+        call(fd)
     };
     if let Ok(bytes) = result {
         task.process.transferred(fd, bytes, out);
@@ -238,26 +278,64 @@ fn lseek(task: &mut Task, [fd, offset, whence, ..]: Args) -> SysResult {
     }
 }
 
-/// Implements ftruncate(2).
-fn forward(task: &mut Task, [fd, length, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe {
-        task.host(
-            libc::SYS_ftruncate,
-            [register(guest_fd(int(fd))?), length, 0, 0, 0, 0],
-        )
-    }
+/// Makes a call that changes where a file ends, within what an instance may store.
+fn resized(
+    task: &Task,
+    fd: u64,
+    end: impl FnOnce(u64) -> Result<u64, Errno>,
+    call: impl Fn(RawFd) -> SysResult,
+) -> SysResult {
+    let number = guest_fd(int(fd))?;
+    let Some(storage) = &task.process.storage else {
+        return call(number);
+    };
+    storage.resize(storage::descriptor(number)?, end, || call(number))
 }
 
-/// Implements fallocate(2).
+/// Implements ftruncate(2).
+fn ftruncate(task: &mut Task, [fd, length, ..]: Args) -> SysResult {
+    resized(
+        task,
+        fd,
+        // The kernel refuses what is negative.
+        |size| Ok(u64::try_from(length.cast_signed()).unwrap_or(size)),
+        // SAFETY: no pointers.
+        |fd| unsafe { task.host(libc::SYS_ftruncate, [register(fd), length, 0, 0, 0, 0]) },
+    )
+}
+
+/// Implements fallocate(2). Space behind the end of a file would not be seen in its size: an instance is told that it has
+/// it if there is room now, and nothing is done there.
 fn fallocate(task: &mut Task, [fd, mode, offset, length, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe {
-        task.host(
-            libc::SYS_fallocate,
-            [register(guest_fd(int(fd))?), mode, offset, length, 0, 0],
-        )
-    }
+    let flags = int(mode);
+    let inside = std::cell::Cell::new((flags, length));
+    let end = |size: u64| {
+        let end = offset.saturating_add(length);
+        match flags {
+            _ if offset.cast_signed() < 0 || length.cast_signed() <= 0 => Ok(size),
+            _ if flags & libc::FALLOC_FL_INSERT_RANGE != 0 => Ok(size.saturating_add(length)),
+            _ if flags & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_COLLAPSE_RANGE) != 0 => Ok(size),
+            _ if flags & libc::FALLOC_FL_KEEP_SIZE == 0 || end <= size => Ok(end.max(size)),
+            _ => {
+                inside.set(if offset < size {
+                    (flags, size - offset)
+                } else {
+                    (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, length)
+                });
+                Ok(end)
+            }
+        }
+    };
+    resized(task, fd, end, |fd| {
+        let (flags, length) = inside.get();
+        // SAFETY: no pointers.
+        unsafe {
+            task.host(
+                libc::SYS_fallocate,
+                [register(fd), register(flags), offset, length, 0, 0],
+            )
+        }
+    })
 }
 
 /// Implements posix_fadvise(2).
@@ -307,6 +385,15 @@ impl Position {
         })
     }
 
+    /// Where a write begins.
+    fn start(&self) -> Start {
+        if self.address == 0 {
+            Start::Position
+        } else {
+            Start::At(self.value)
+        }
+    }
+
     fn argument(&mut self) -> u64 {
         if self.address == 0 {
             0
@@ -324,18 +411,34 @@ impl Position {
     }
 }
 
+/// Makes a call that copies between descriptors, within what an instance may store.
+fn copied(
+    task: &Task,
+    input: RawFd,
+    out: RawFd,
+    start: Start,
+    length: u64,
+    call: impl Fn(RawFd, u64) -> SysResult,
+) -> SysResult {
+    let Some(storage) = &task.process.storage else {
+        return call(out, length);
+    };
+    // Programs ask for more than there is: "all".
+    let there = storage::size(input)?.map_or(length, |size| size.min(length));
+    storage.copy(out, start, there, call)
+}
+
 /// Implements sendfile(2).
 fn sendfile(task: &mut Task, [out, input, offset, count, ..]: Args) -> SysResult {
     let (out, input) = (guest_fd(int(out))?, guest_fd(int(input))?);
     task.process.ready.before(&Wait::Read(input))?;
     let mut offset = Position::read(offset)?;
-    // SAFETY: the only pointer is to a local.
-    let result = unsafe {
-        task.host(
-            libc::SYS_sendfile,
-            [register(out), register(input), offset.argument(), count, 0, 0],
-        )
-    };
+    let position = offset.argument();
+    let result = copied(task, input, out, Start::Position, count, |out, count| {
+        let args = [register(out), register(input), position, count, 0, 0];
+        // SAFETY: the only pointer is to a local.
+        unsafe { task.host(libc::SYS_sendfile, args) }
+    });
     if let Ok(bytes) = result {
         task.process.transferred(out, bytes, true);
         offset.write()?;
@@ -348,16 +451,13 @@ fn between(task: &Task, number: libc::c_long, [input, from, out, to, length, fla
     let (input, out) = (guest_fd(int(input))?, guest_fd(int(out))?);
     task.process.ready.before(&Wait::Read(input))?;
     let (mut from, mut to) = (Position::read(from)?, Position::read(to)?);
-    let args = [
-        register(input),
-        from.argument(),
-        register(out),
-        to.argument(),
-        length,
-        flags,
-    ];
-    // SAFETY: the only pointers are to locals.
-    let result = unsafe { task.host(number, args) };
+    let start = to.start();
+    let (from_here, to_there) = (from.argument(), to.argument());
+    let result = copied(task, input, out, start, length, |out, length| {
+        let args = [register(input), from_here, register(out), to_there, length, flags];
+        // SAFETY: the only pointers are to locals.
+        unsafe { task.host(number, args) }
+    });
     if let Ok(bytes) = result {
         task.process.transferred(input, bytes, false);
         task.process.transferred(out, bytes, true);
@@ -372,9 +472,31 @@ fn copy_file_range(task: &mut Task, args: Args) -> SysResult {
     between(task, libc::SYS_copy_file_range, args)
 }
 
-/// Implements splice(2).
-fn splice(task: &mut Task, args: Args) -> SysResult {
-    between(task, libc::SYS_splice, args)
+/// Implements splice(2). To a file of an instance it is made without waiting, because all such calls wait for one another.
+fn splice(task: &mut Task, [input, from, out, to, length, flags]: Args) -> SysResult {
+    let nonblocking = u64::from(libc::SPLICE_F_NONBLOCK);
+    let (number, target) = (guest_fd(int(input))?, guest_fd(int(out))?);
+    let to_file = task.process.storage.is_some() && storage::size(target)?.is_some();
+    // SAFETY: no pointers.
+    let status = unsafe { task.host(libc::SYS_fcntl, [register(number), F_GETFL, 0, 0, 0, 0])? };
+    if !to_file || flags & nonblocking != 0 || int(status) & libc::O_NONBLOCK != 0 {
+        return between(task, libc::SYS_splice, [input, from, out, to, length, flags]);
+    }
+    task.process.ready.before(&Wait::Read(number))?;
+    loop {
+        let mut waited = libc::pollfd {
+            fd: number,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd, a local.
+        unsafe { task.host(libc::SYS_poll, [&raw mut waited as u64, 1, u64::MAX, 0, 0, 0])? };
+        let args = [input, from, out, to, length, flags | nonblocking];
+        match between(task, libc::SYS_splice, args) {
+            Err(Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
 }
 
 /// Implements tee(2).

@@ -2,7 +2,7 @@
 
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
-use crate::fs::descriptors::guest_fd;
+use crate::fs::descriptors::{guest_fd, steady};
 use crate::memory::access;
 use crate::task::Task;
 use crate::vm::layout::{LOW_END, PAGE, WINDOW, page_up};
@@ -123,9 +123,17 @@ fn mmap(task: &mut Task, [address, length, protection, flags, fd, offset]: Args)
     } else {
         guest_fd(int(fd))?
     };
-    task.process
-        .lock_space()
-        .map(address, length, protection, flags, fd, offset)
+    let process = &task.process;
+    let Some(storage) = process.storage.as_ref().filter(|_| fd >= 0) else {
+        return process
+            .lock_space()
+            .map(address, length, protection, flags, fd, offset);
+    };
+    let mut mappings = storage.mappings();
+    let mut space = process.lock_space();
+    let steady = steady();
+    mappings.add(fd, &steady)?;
+    space.map(address, length, protection, flags, fd, offset)
 }
 
 /// Implements munmap(2).

@@ -82,7 +82,8 @@ fn host_header(pieces: &Pieces, control: u64, control_length: usize) -> libc::ms
     header
 }
 
-fn send(task: &Task, fd: i32, pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
+/// A message of the guest's buffers to a socket.
+pub fn send(task: &Task, fd: i32, pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
     let header = host_header(pieces, control.as_ptr() as u64, control.len());
     let at = (&raw const header) as u64;
     // SAFETY: a local header, checked guest ranges, a local copy of the control data.
@@ -108,9 +109,10 @@ fn receive(task: &Task, fd: i32, pieces: &Pieces, control: &mut [u8], flags: u64
     (result, header.msg_controllen.min(control.len()), header.msg_flags)
 }
 
-/// Descriptors that a control message carries must be the guest's.
-fn check_control(control: &[u8]) -> Result<(), Errno> {
+/// Descriptors that a control message carries must be the guest's; says whether there are any.
+fn check_control(control: &[u8]) -> Result<bool, Errno> {
     const HEADER: usize = 16;
+    let mut carries = false;
     let mut at = 0;
     while at + HEADER <= control.len() {
         let word = |from: usize, length: usize| &control[at + from..at + from + length];
@@ -130,6 +132,7 @@ fn check_control(control: &[u8]) -> Result<(), Errno> {
             return Err(Errno::INVAL);
         }
         if level == libc::SOL_SOCKET && kind == libc::SCM_RIGHTS {
+            carries = true;
             for fd in control[at + HEADER..at + length].chunks_exact(4) {
                 let fd = i32::from_ne_bytes([fd[0], fd[1], fd[2], fd[3]]);
                 if !(0..MONITOR_FD_FLOOR).contains(&fd) {
@@ -139,7 +142,7 @@ fn check_control(control: &[u8]) -> Result<(), Errno> {
         }
         at += length.next_multiple_of(8);
     }
-    Ok(())
+    Ok(carries)
 }
 
 fn read_header(address: u64) -> Result<(Header, Pieces), Errno> {
@@ -167,7 +170,11 @@ pub fn sendmsg(task: &mut Task, [fd, message, flags, ..]: Args) -> SysResult {
     } else {
         access::read_array(header.control, header.control_length)?
     };
-    check_control(&control)?;
+    if check_control(&control)?
+        && let Some(storage) = &task.process.storage
+    {
+        storage.hides();
+    }
     let result = send(task, fd, &pieces, &control, flags);
     count(task, fd, &result, true);
     result

@@ -2,13 +2,14 @@
 //! copies in and out.
 
 use std::ffi::CString;
+use std::os::fd::AsFd;
 
 use super::descriptors::register;
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::guest_fd;
-use crate::fs::{At, Files, OpenRequest, bytes_of_stat, bytes_of_statx};
+use crate::fs::{self, At, Files, OpenRequest, bytes_of_stat, bytes_of_statx};
 use crate::memory::access;
 use crate::task::Task;
 
@@ -118,6 +119,7 @@ const FCHMODAT2: libc::c_long = 452;
 
 const HERE: u64 = i64::cast_unsigned(libc::AT_FDCWD as i64);
 const NOFOLLOW: u64 = libc::AT_SYMLINK_NOFOLLOW.unsigned_abs() as u64;
+const REMOVEDIR: u64 = libc::AT_REMOVEDIR.unsigned_abs() as u64;
 
 /// The guest's view of files, for one call.
 pub fn files(task: &Task) -> Files<'_> {
@@ -136,8 +138,37 @@ fn done(result: Result<(), Errno>) -> SysResult {
     result.map(|()| 0)
 }
 
+/// Makes a name, within what the instance may have.
+fn add_name(task: &Task, make: impl FnOnce() -> Result<(), Errno>) -> SysResult {
+    done(match &task.process.storage {
+        Some(storage) => storage.add_name(make),
+        None => make(),
+    })
+}
+
+/// Takes a name away from what `make` gives.
+fn remove_name(task: &Task, make: impl FnOnce() -> Result<Option<libc::stat>, Errno>) -> SysResult {
+    done(match &task.process.storage {
+        Some(storage) => storage.remove_name(make),
+        None => make().map(|_| ()),
+    })
+}
+
 fn make_open(task: &Task, at: At<'_>, request: OpenRequest) -> SysResult {
-    let call = files(task).open(at, request)?;
+    let mut call = files(task).open(at, request)?;
+    if call.makes()
+        && let Some(storage) = &task.process.storage
+    {
+        // Once more, now that no other thread can make the name.
+        let names = storage.names();
+        call = files(task).open(at, request)?;
+        if call.makes() {
+            let (number, args) = call.system_call();
+            // SAFETY: the pointers are into `call`, which outlives the call.
+            let made = names.add(|| unsafe { task.host(number, args) });
+            return call.admit(made).map(register);
+        }
+    }
     let (number, args) = call.system_call();
     // SAFETY: the pointers are into `call`, which outlives the call.
     call.admit(unsafe { task.host(number, args) }).map(register)
@@ -318,7 +349,10 @@ fn mkdir(task: &mut Task, [name, mode, ..]: Args) -> SysResult {
 
 /// Implements mkdirat(2).
 fn mkdirat(task: &mut Task, [directory, name, mode, ..]: Args) -> SysResult {
-    done(files(task).make_directory(At::new(int(directory), &path(name)?), unsigned(mode)))
+    let name = path(name)?;
+    add_name(task, || {
+        files(task).make_directory(At::new(int(directory), &name), unsigned(mode))
+    })
 }
 
 /// Implements mknod(2).
@@ -328,22 +362,28 @@ fn mknod(task: &mut Task, [name, mode, ..]: Args) -> SysResult {
 
 /// Implements mknodat(2).
 fn mknodat(task: &mut Task, [directory, name, mode, ..]: Args) -> SysResult {
-    done(files(task).make_node(At::new(int(directory), &path(name)?), unsigned(mode)))
+    let name = path(name)?;
+    add_name(task, || {
+        files(task).make_node(At::new(int(directory), &name), unsigned(mode))
+    })
 }
 
 /// Implements rmdir(2).
 fn rmdir(task: &mut Task, [name, ..]: Args) -> SysResult {
-    done(files(task).unlink(At::cwd(&path(name)?), libc::AT_REMOVEDIR))
+    unlinkat(task, [HERE, name, REMOVEDIR, 0, 0, 0])
 }
 
 /// Implements unlink(2).
 fn unlink(task: &mut Task, [name, ..]: Args) -> SysResult {
-    done(files(task).unlink(At::cwd(&path(name)?), 0))
+    unlinkat(task, [HERE, name, 0, 0, 0, 0])
 }
 
 /// Implements unlinkat(2).
 fn unlinkat(task: &mut Task, [directory, name, flags, ..]: Args) -> SysResult {
-    done(files(task).unlink(At::new(int(directory), &path(name)?), int(flags)))
+    let name = path(name)?;
+    remove_name(task, || {
+        files(task).unlink(At::new(int(directory), &name), int(flags))
+    })
 }
 
 /// Implements rename(2).
@@ -363,7 +403,7 @@ fn renameat2(task: &mut Task, [from_directory, from, to_directory, to, flags, _]
         At::new(int(from_directory), &from),
         At::new(int(to_directory), &to),
     );
-    done(files(task).rename(from, to, unsigned(flags)))
+    remove_name(task, || files(task).rename(from, to, unsigned(flags)))
 }
 
 /// Implements link(2).
@@ -378,7 +418,11 @@ fn linkat(task: &mut Task, [from_directory, from, to_directory, to, flags, _]: A
         At::new(int(from_directory), &from),
         At::new(int(to_directory), &to),
     );
-    done(files(task).link(from, to, int(flags)))
+    let link = || files(task).link(from, to, int(flags));
+    done(match &task.process.storage {
+        Some(storage) => storage.add_link(link),
+        None => link().map(|_| ()),
+    })
 }
 
 /// Implements symlink(2).
@@ -389,7 +433,9 @@ fn symlink(task: &mut Task, [target, name, ..]: Args) -> SysResult {
 /// Implements symlinkat(2).
 fn symlinkat(task: &mut Task, [target, directory, name, ..]: Args) -> SysResult {
     let (target, name) = (path(target)?, path(name)?);
-    done(files(task).symlink(&target, At::new(int(directory), &name)))
+    add_name(task, || {
+        files(task).symlink(&target, At::new(int(directory), &name))
+    })
 }
 
 /// Implements chmod(2).
@@ -521,7 +567,12 @@ fn set_times(
 
 /// Implements truncate(2).
 fn truncate(task: &mut Task, [name, length, ..]: Args) -> SysResult {
-    done(files(task).truncate(At::cwd(&path(name)?), length.cast_signed()))
+    let file = files(task).truncatable(At::cwd(&path(name)?), length.cast_signed())?;
+    let truncate = || done(fs::truncate(&file, length.cast_signed()));
+    match &task.process.storage {
+        Some(storage) => storage.resize(file.as_fd(), |_| Ok(length), truncate),
+        None => truncate(),
+    }
 }
 
 /// Implements umask(2): the host process's is the guest's.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Guest, Temporary, c, in_child};
 use crate::errno::{Errno, from_libc};
-use crate::fs::{Access, At, Builder, Files, Namespace, OpenRequest};
+use crate::fs::{Access, At, Builder, Files, Namespace, OpenRequest, truncate};
 
 /// Makes the tree of every test: `root`, and `private/instance/tmp` to be seen at its /tmp.
 fn make_tree(base: &Path) {
@@ -254,11 +254,14 @@ fn make_call(files: &Files<'_>, call: &Call) -> String {
         }
         Call::ReadLink(path) => shown(files.read_link(at(path)), |link| String::from_utf8(link).unwrap()),
         Call::Mkdir(path) => shown(files.make_directory(at(path), 0o755), |()| String::new()),
-        Call::Unlink(path, flags) => shown(files.unlink(at(path), *flags), |()| String::new()),
-        Call::Rename(from, to, flags) => shown(files.rename(at(from), at(to), *flags), |()| String::new()),
-        Call::Link(from, to, flags) => shown(files.link(at(from), at(to), *flags), |()| String::new()),
+        Call::Unlink(path, flags) => shown(files.unlink(at(path), *flags), |_| String::new()),
+        Call::Rename(from, to, flags) => shown(files.rename(at(from), at(to), *flags), |_| String::new()),
+        Call::Link(from, to, flags) => shown(files.link(at(from), at(to), *flags), |_| String::new()),
         Call::Symlink(target, path) => shown(files.symlink(leak(target), at(path)), |()| String::new()),
-        Call::Truncate(path) => shown(files.truncate(at(path), 7), |()| String::new()),
+        Call::Truncate(path) => {
+            let found = files.truncatable(at(path), 7);
+            shown(found.and_then(|file| truncate(&file, 7)), |()| String::new())
+        }
         Call::Chmod(path) => shown(files.chmod(at(path), 0o711, 0), |()| String::new()),
         Call::Chdir(path) => shown(files.change_directory(at(path)), |()| String::new()),
         Call::Access(path, mode) => shown(files.access(at(path), *mode, 0), |()| String::new()),

@@ -191,7 +191,10 @@ fn what_would_lead_out_is_not_there() {
             open(files, c"/proc/new", libc::O_RDWR | libc::O_CREAT),
             Err(Errno::ROFS)
         );
-        assert_eq!(files.unlink(At::cwd(c"/proc/self/status"), 0), Err(Errno::ROFS));
+        assert_eq!(
+            files.unlink(At::cwd(c"/proc/self/status"), 0).map(drop),
+            Err(Errno::ROFS)
+        );
         assert_eq!(files.chmod(At::cwd(c"/dev/null"), 0o600, 0), Err(Errno::ROFS));
     });
 }
@@ -329,13 +332,15 @@ fn private_directories_are_made_when_they_are_touched() {
         assert!(base.0.join("private/one/dev-shm/x").exists());
         assert!(!base.0.join("private/one/tmp").exists());
         assert_eq!(
-            files.rename(At::cwd(c"/dev/shm/x"), At::cwd(c"/tmp/x"), 0),
+            files
+                .rename(At::cwd(c"/dev/shm/x"), At::cwd(c"/tmp/x"), 0)
+                .map(drop),
             Err(Errno(libc::EXDEV))
         );
         files.change_directory(At::cwd(c"/tmp")).unwrap();
         assert_eq!(files.current_directory().unwrap(), b"/tmp");
         assert_eq!(
-            files.unlink(At::cwd(c"/tmp"), libc::AT_REMOVEDIR),
+            files.unlink(At::cwd(c"/tmp"), libc::AT_REMOVEDIR).map(drop),
             Err(Errno::ROFS)
         );
         // Nothing of the host's path is to be seen.
@@ -374,7 +379,7 @@ fn a_special_file_is_asked_of_its_owner() {
         assert_eq!(open(&files, c"/.request", libc::O_RDWR), Err(Errno::ROFS));
         assert_eq!(open(&files, c"/.request/x", libc::O_RDONLY), Err(Errno::NOTDIR));
         assert_eq!(open(&files, c"/.request/", libc::O_RDONLY), Err(Errno::NOTDIR));
-        assert_eq!(files.unlink(At::cwd(c"/.request"), 0), Err(Errno::ROFS));
+        assert_eq!(files.unlink(At::cwd(c"/.request"), 0).map(drop), Err(Errno::ROFS));
         assert_eq!(files.chmod(At::cwd(c"/.request"), 0o777, 0), Err(Errno::ROFS));
         String::new()
     });
