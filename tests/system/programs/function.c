@@ -1,6 +1,7 @@
 // A function that does what it is told, by the path of a request (http) or by its body (stdin): WORD or WORD/NUMBER.
 //
 // What a snapshot keeps is set at the start: the version from the environment, the image's number from a file, a counter.
+#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -56,6 +58,37 @@ static void take(const char *what, char *answer, size_t room) {
             memset(block, 1, PIECE);
             got++;
         }
+    } else if (!strcmp(what, "shared")) {
+        char *block;
+        while (got < MOST && (block = mmap(0, PIECE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)) != MAP_FAILED) {
+            memset(block, 1, PIECE);
+            got++;
+        }
+    } else if (!strcmp(what, "memfds")) {
+        // Files that are nowhere but in memory.
+        int file;
+        while (got < MOST && (file = memfd_create("filler", 0)) >= 0 && write(file, piece, PIECE) == PIECE) got++;
+    } else if (!strcmp(what, "room")) {
+        // The same without a byte that is written.
+        int file;
+        while (got < MOST && (file = memfd_create("filler", 0)) >= 0 && fallocate(file, 0, 0, PIECE) == 0) got++;
+    } else if (!strcmp(what, "pipes")) {
+        int ends[2];
+        long bytes = 0;
+        while (bytes < MOST * (long)PIECE && pipe2(ends, O_NONBLOCK) == 0) {
+            fcntl(ends[1], F_SETPIPE_SZ, PIECE);
+            for (ssize_t step; (step = write(ends[1], piece, PIECE)) > 0;) bytes += step;
+        }
+        got = bytes / PIECE;
+    } else if (!strcmp(what, "sockets")) {
+        int ends[2];
+        long bytes = 0;
+        while (bytes < MOST * (long)PIECE && socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) == 0) {
+            int most = 8 * PIECE;
+            setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &most, sizeof most);
+            for (ssize_t step; (step = write(ends[1], piece, PIECE)) > 0;) bytes += step;
+        }
+        got = bytes / PIECE;
     } else if (!strcmp(what, "file")) {
         // One file that grows. A program that wants to hear of a limit, as Python does, ignores the signal that tells of it.
         signal(SIGXFSZ, SIG_IGN);
@@ -73,6 +106,15 @@ static void take(const char *what, char *answer, size_t room) {
                 close(file);
                 got++;
             }
+    } else if (!strcmp(what, "names")) {
+        // Files without a byte in them.
+        int file;
+        do {
+            char path[64];
+            snprintf(path, sizeof path, "/tmp/%ld", got);
+            if ((file = open(path, O_WRONLY | O_CREAT, 0600)) < 0) break;
+            close(file);
+        } while (++got < 100000);
     } else if (!strcmp(what, "files")) {
         while (got < 1000000 && open("/dev/null", O_RDONLY) >= 0) got++;
     } else if (!strcmp(what, "threads")) {
