@@ -24,6 +24,7 @@ mod host;
 mod mounts;
 mod namespace;
 mod opening;
+mod removal;
 mod resolve;
 mod synthetic;
 #[cfg(test)]
@@ -34,15 +35,5 @@ pub use host::{bytes_of_stat, bytes_of_statx};
 pub use mounts::{Access, Purpose, SpecialFile};
 pub use namespace::{Builder, Files, GuestInfo, Namespace, Region};
 pub use opening::OpenRequest;
+pub use removal::{remove_instance, remove_tree};
 pub use resolve::At;
-
-/// Deletes what an instance left of its private directories below `parent`; there may be nothing.
-pub fn remove_instance(parent: &std::path::Path, instance: &str) {
-    // The guest is gone and was the only one to write here: what cannot be deleted now is collected with the parent directory.
-    match std::fs::remove_dir_all(parent.join(instance)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            eprintln!("mayfly-monitor: {}: {error}", parent.join(instance).display());
-        }
-        _ => {}
-    }
-}

@@ -125,7 +125,7 @@ impl World {
 fn empty_directory(path: &Path) -> Result<(), ServeError> {
     use std::os::unix::fs::DirBuilderExt;
     let problem = |error: std::io::Error| host_error(path.display().to_string())(error.into());
-    match std::fs::remove_dir_all(path) {
+    match crate::fs::remove_tree(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(problem(error)),
         _ => {}
     }
