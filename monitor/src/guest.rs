@@ -14,6 +14,9 @@ use crate::vm::layout::STACK_TOP;
 /// The monitor's own descriptors above the floor: VM, vCPUs, roots, pipes.
 const OWN_DESCRIPTORS: u64 = 2048;
 
+/// Descriptors of an instance: with 64 KiB in each pipe or socket pair they hold little memory of the node.
+pub const CONTAINED_FILES: u64 = 1024;
+
 /// Makes the host process fit for a guest: room for descriptors, signals as a fresh program finds them. Gives the soft limit
 /// of descriptors that the guest has.
 pub fn prepare_process() -> i32 {

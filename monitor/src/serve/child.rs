@@ -130,6 +130,7 @@ pub fn begin(world: &World, setup: &Setup, jail: &Jail, phase: Phase) {
         );
     }
     guest::prepare_process();
+    crate::fs::descriptors::set_limit(guest::CONTAINED_FILES);
     let scratch = world.options.scratch.join(&setup.name);
     if let Err(error) = std::fs::DirBuilder::new().mode(0o700).create(&scratch) {
         setup.fail(&format!("{}: {error}", scratch.display()));

@@ -15,6 +15,8 @@ use crate::memory::access;
 use crate::task::Task;
 
 const AREA: &str = "descriptors";
+/// Largest pipe of an instance, bytes: what pipe(7) gives.
+const PIPE_MAX: u64 = 64 << 10;
 
 pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_close, AREA, Level::Emulated, close, ""),
@@ -271,12 +273,14 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
         | libc::F_SETFL
         | libc::F_GETOWN
         | libc::F_GETPIPE_SZ
-        | libc::F_SETPIPE_SZ
         | libc::F_ADD_SEALS
         | libc::F_GET_SEALS
         | F_GETSIG
         | F_SETSIG
         | F_CREATED_QUERY => forward(argument),
+        // What is in pipes is memory of the node that no limit counts.
+        libc::F_SETPIPE_SZ if task.process.contained && argument > PIPE_MAX => Err(Errno::PERM),
+        libc::F_SETPIPE_SZ => forward(argument),
         F_DUPFD_QUERY => forward(register(guest_fd(int(argument))?)),
         libc::F_SETOWN => {
             // SAFETY: getpid has no preconditions.

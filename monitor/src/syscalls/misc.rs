@@ -254,6 +254,9 @@ fn limit(task: &Task, resource: i32) -> Result<[u64; 2], Errno> {
         libc::RLIMIT_STACK => [STACK_SIZE, INFINITE],
         libc::RLIMIT_NOFILE => {
             let files = u64::from(crate::fs::descriptors::limit().unsigned_abs());
+            if task.process.contained {
+                return Ok([files, crate::guest::CONTAINED_FILES]);
+            }
             [
                 files,
                 crate::fs::descriptors::MONITOR_FD_FLOOR.unsigned_abs().into(),

@@ -83,6 +83,8 @@ const INET6: i32 = libc::AF_INET6;
 const TYPE_MASK: i32 = 0xf;
 /// Socket pairs that a snapshot can know; more of them refuse it.
 const PAIRS_MAX: usize = 4096;
+/// Send buffer of a socket pair in an instance, bytes; the kernel doubles it for its own needs.
+const PAIR_BUFFER: i32 = 32 << 10;
 /// Ports for bind to 0 count up from here.
 const FIRST_PORT: u16 = 40000;
 /// The port that the caller of a function seems to have.
@@ -340,6 +342,11 @@ fn socketpair(task: &mut Task, [family, kind, protocol, result, ..]: Args) -> Sy
     };
     // SAFETY: two fresh descriptors.
     let ends = unsafe { [OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])] };
+    if task.process.contained {
+        for end in &ends {
+            set_send_buffer(end)?;
+        }
+    }
     let [one, two] = ends;
     if task.process.ready.is_awaited() {
         // Only a snapshot asks, and none is taken after the first.
@@ -359,6 +366,22 @@ fn socketpair(task: &mut Task, [family, kind, protocol, result, ..]: Args) -> Sy
         return Err(errno);
     }
     Ok(0)
+}
+
+/// Bounds what one end of a socket pair can hold.
+fn set_send_buffer(end: &OwnedFd) -> Result<(), Errno> {
+    let size: i32 = PAIR_BUFFER;
+    // SAFETY: a local int.
+    let done = unsafe {
+        libc::setsockopt(
+            end.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUF,
+            (&raw const size).cast(),
+            4,
+        )
+    };
+    from_libc(done).map(|_| ())
 }
 
 fn inode(fd: &OwnedFd) -> Result<u64, Errno> {
@@ -604,6 +627,8 @@ fn setsockopt(task: &mut Task, [fd, level, option, value, length, _]: Args) -> S
         return Err(Errno(libc::ENOPROTOOPT));
     }
     match int(option) {
+        // What is in sockets is memory of the node that no limit counts: the sizes stay as they are.
+        libc::SO_RCVBUF | libc::SO_SNDBUF if task.process.contained => require_socket(fd).map(|()| 0),
         libc::SO_RCVBUF | libc::SO_SNDBUF | libc::SO_RCVTIMEO | libc::SO_SNDTIMEO => {
             // SAFETY: a local copy of the guest's value.
             unsafe {
