@@ -195,6 +195,17 @@ async def test_a_view_without_its_other_half_is_kept_alone(tmp_path: Path) -> No
         assert [(receipt["call"], receipt["monitor"]) for receipt in found] == [("y", None), ("x", None)]
 
 
+async def test_reading_early_takes_nothing_from_a_receipt(tmp_path: Path) -> None:
+    async with opened(tmp_path) as records:
+        receipts = Receipts(records)
+        receipts.answered("a/b", ONE, server_view("x"))
+        assert [receipt["monitor"] for receipt in await receipts.last("a/b", 10)] == [None]
+        receipts.ended("a/b", monitor_view(ONE, "x", cpu_us=5))
+        (receipt,) = await receipts.last("a/b", 10)
+        assert receipt["monitor"]["cpu_us"] == 5
+        assert await receipts.last("a/b", 0) == []
+
+
 async def test_an_instance_that_had_no_call_leaves_no_receipt(tmp_path: Path) -> None:
     async with opened(tmp_path) as records:
         receipts = Receipts(records)
