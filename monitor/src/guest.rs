@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::MONITOR_FD_FLOOR;
-use crate::fs::{At, Files, GuestInfo, Namespace, OpenRequest, Region};
+use crate::fs::{At, Files, GuestInfo, Namespace, NoGuest, OpenRequest, Region};
 use crate::memory::mapping::Backing;
 use crate::process::Process;
 use crate::signals::host;
@@ -60,48 +60,6 @@ pub fn open_program(files: Files<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
         return Err(Errno::ACCES);
     }
     Ok(fd)
-}
-
-/// The facts about a program before its process exists: enough for the loader's path look-ups.
-pub struct Nobody;
-
-impl GuestInfo for Nobody {
-    fn regions(&self) -> Vec<Region> {
-        Vec::new()
-    }
-    fn executable(&self) -> Vec<u8> {
-        Vec::new()
-    }
-    fn arguments(&self) -> Vec<u8> {
-        Vec::new()
-    }
-    fn environment(&self) -> Vec<u8> {
-        Vec::new()
-    }
-    fn auxiliary_vector(&self) -> Vec<u8> {
-        Vec::new()
-    }
-    fn threads(&self) -> Vec<i32> {
-        Vec::new()
-    }
-    fn thread_name(&self, _: i32) -> Option<Vec<u8>> {
-        None
-    }
-    fn memory_limit(&self) -> u64 {
-        0
-    }
-    fn memory_used(&self) -> u64 {
-        0
-    }
-    fn processors(&self) -> u32 {
-        1
-    }
-    fn hostname(&self) -> Vec<u8> {
-        Vec::new()
-    }
-    fn user(&self) -> (u32, u32) {
-        (0, 0)
-    }
 }
 
 /// Strings one after the other, each with its NUL.
@@ -202,5 +160,5 @@ fn host_name() -> Vec<u8> {
 
 /// The namespace as seen before the process exists.
 pub fn early(files: &Namespace) -> Files<'_> {
-    Files::new(files, &Nobody)
+    Files::new(files, &NoGuest)
 }

@@ -33,7 +33,7 @@ mod tests;
 pub use attributes::truncate;
 pub use host::{bytes_of_stat, bytes_of_statx};
 pub use mounts::{Access, Purpose, SpecialFile};
-pub use namespace::{Builder, Files, GuestInfo, Namespace, Region};
+pub use namespace::{Builder, Files, GuestInfo, Namespace, NoGuest, Region};
 pub use opening::OpenRequest;
 pub use removal::{remove_instance, remove_tree};
 pub use resolve::At;

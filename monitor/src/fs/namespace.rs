@@ -220,7 +220,7 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Before there is a guest.
-struct NoGuest;
+pub struct NoGuest;
 
 impl GuestInfo for NoGuest {
     fn regions(&self) -> Vec<Region> {
