@@ -260,6 +260,13 @@ def test_what_a_program_takes_ends_at_its_limit(node: Node, what: str, errors: s
     assert MEMORY / 2 < got <= MEMORY
 
 
+@pytest.mark.parametrize("what", ["pipes", "sockets"])
+def test_what_the_kernel_holds_for_a_program_ends(node: Node, what: str) -> None:
+    got, error = taken(node, what)
+    assert error in {11, 24, 28}  # EAGAIN: the last one is full; EMFILE; ENOSPC
+    assert got <= 2 * MEMORY
+
+
 def test_names_of_files_end(node: Node) -> None:
     got, error = taken(node, "names")
     assert error == 28  # ENOSPC
