@@ -44,7 +44,9 @@ def current_condition(image: Image, type_: str) -> Condition | None:
     if condition is None:
         return None
     if type_ == "Ready":
-        about = image.status.revision is not None and f"revision {image.status.revision}" in condition.message
+        # Until the downloader has published what is wanted now, `status.revision` is the one before, and so is what is said of it.
+        published = current_condition(image, "Published") is not None
+        about = published and image.status.revision is not None and f"revision {image.status.revision}" in condition.message
     else:
         about = condition.observed_generation >= image.generation
     return condition if about else None
