@@ -69,7 +69,7 @@ check-rust-format:
 check-rust-style:
 	cargo clippy $(CARGO_FLAGS) --release --all-targets --quiet -- -D warnings
 check-tests:
-	$(BIN)/python -m pytest -q -m "not slow and not system"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not system"
 
 fmt: $(VENV)/.dev
 	$(BIN)/ruff format .
