@@ -97,7 +97,8 @@ impl CloneRaised for OwnedFd {
     }
 }
 
-fn raised_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+/// A pipe whose ends are the monitor's: (read end, write end).
+pub fn raised_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     let (read, write) = sockets::pipe()?;
     Ok((raise(read)?, raise(write)?))
 }

@@ -1,21 +1,19 @@
 //! Making children: the boot, and the clones that the pool lacks.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, EpollEvent, EventSet};
 
-use super::child::Setup;
+use super::child::{Setup, raised_pipe};
 use super::offspring::Child;
 use super::parent::{LAUNCH_PAUSE, Parent, Stop, stop};
 use super::watching::{Source, watch};
 use super::{Launch, World, boot, channel, instance};
 use crate::control::{Cause, ControlStream, Event, InstanceId, LogLines, Text};
 use crate::errno::{Errno, from_libc};
-use crate::fs::descriptors::raise;
 use crate::jail::Jail;
 use crate::ledger::Ledger;
-use crate::syscalls::sockets::pipe;
 
 impl Parent {
     /// Forks. In the child, everything of the parent's that is not the world's is closed and `run` does not return.
@@ -26,10 +24,6 @@ impl Parent {
     ) -> Result<u32, Stop> {
         let id = InstanceId(random().map_err(stop("getrandom"))?);
         let (channel, child_channel) = channel::pair().map_err(stop("socketpair"))?;
-        let raised_pipe = || -> Result<(OwnedFd, OwnedFd), Errno> {
-            let (read, write) = pipe()?;
-            Ok((raise(read)?, raise(write)?))
-        };
         let (stdout, child_stdout) = raised_pipe().map_err(stop("pipe"))?;
         let (stderr, child_stderr) = raised_pipe().map_err(stop("pipe"))?;
         for end in [&stdout, &stderr] {
