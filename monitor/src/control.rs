@@ -19,6 +19,7 @@ pub use log_lines::{LogLine, LogLines};
 pub use text::Text;
 
 use crate::errno::Errno;
+use crate::sys;
 
 /// The longest line, with its newline.
 const LINE: usize = 64 << 10;
@@ -195,16 +196,12 @@ impl<'fd> ControlStream<'fd> {
         while self.backlog() > 0 && self.wait(Duration::ZERO)? {
             let piece = &self.waiting[self.written..];
             let piece = &piece[..piece.len().min(PIECE)];
-            // SAFETY: the piece is live and of the length given.
-            let count = unsafe { libc::write(self.fd.as_raw_fd(), piece.as_ptr().cast(), piece.len()) };
-            match usize::try_from(count) {
+            match sys::write(&self.fd, piece) {
                 Ok(count) => self.written += count,
-                Err(_) => match Errno::last() {
-                    Errno::INTR => {}
-                    Errno::AGAIN => return Ok(()),
-                    Errno(libc::EPIPE) => return Err(ControlError::Closed),
-                    error => return Err(ControlError::Write(error)),
-                },
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno(libc::EPIPE)) => return Err(ControlError::Closed),
+                Err(error) => return Err(ControlError::Write(error)),
             }
         }
         if self.backlog() == 0 {
@@ -259,21 +256,20 @@ impl<'fd> ControlStream<'fd> {
 
     /// Whether the reader has room, waiting at most `patience` for it.
     fn wait(&self, patience: Duration) -> Result<bool, ControlError> {
-        let mut poll = libc::pollfd {
+        let mut polls = [libc::pollfd {
             fd: self.fd.as_raw_fd(),
             events: libc::POLLOUT,
             revents: 0,
-        };
+        }];
         let patience = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one live pollfd.
-        let count = unsafe { libc::poll(&raw mut poll, 1, patience) };
-        if count < 0 && Errno::last() != Errno::INTR {
-            return Err(ControlError::Write(Errno::last()));
-        }
-        if poll.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 {
+        let ready = match sys::poll(&mut polls, patience) {
+            Err(error) if error != Errno::INTR => return Err(ControlError::Write(error)),
+            ready => ready.unwrap_or(0),
+        };
+        if polls[0].revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 {
             return Err(ControlError::Closed);
         }
-        Ok(count > 0)
+        Ok(ready > 0)
     }
 }
 

@@ -1,14 +1,16 @@
 //! What a guest process needs around it: the host process made ready, the way to its program, what /proc says of it.
+#![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use crate::errno::{Errno, from_libc};
+use crate::errno::Errno;
 use crate::fs::descriptors::MONITOR_FD_FLOOR;
 use crate::fs::{At, Files, GuestInfo, Namespace, NoGuest, OpenRequest, Region};
 use crate::memory::mapping::Backing;
 use crate::process::Process;
 use crate::signals::host;
+use crate::sys;
 use crate::vm::layout::STACK_TOP;
 
 /// The monitor's own descriptors above the floor: VM, vCPUs, roots, pipes.
@@ -52,10 +54,7 @@ pub fn open_program(files: Files<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
             OpenRequest::lenient(libc::O_RDONLY | libc::O_CLOEXEC, 0)?,
         )?
         .make_private()?;
-    // SAFETY: all-zero is a valid stat.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: a local of the documented type.
-    from_libc(unsafe { libc::fstat(fd.as_raw_fd(), &raw mut stat) })?;
+    let stat = sys::stat(&fd)?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_mode & 0o111 == 0 {
         return Err(Errno::ACCES);
     }

@@ -4,6 +4,7 @@
 //! (`signals::host`) compares the interrupted instruction pointer with the labels below and moves it.
 //! `interruptible` never starts a call once a signal is pending, so no wake-up is lost between the check and the call;
 //! `copy` stops at a page that the host refuses instead of killing the monitor.
+#![allow(unsafe_code)]
 
 use std::arch::global_asm;
 use std::sync::atomic::AtomicI32;

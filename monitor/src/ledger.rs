@@ -3,6 +3,7 @@
 //! The parent makes the page before the fork, so a receipt exists however the instance ends, SIGKILL included. The page
 //! belongs to one instance: whatever breaks in it can falsify its own receipt only. The parent trusts none of it: numbers are
 //! numbers, text is bounded and decoded with replacement.
+#![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 

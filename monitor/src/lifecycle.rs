@@ -3,6 +3,7 @@
 //! Rest is one state of all threads: each has its registers in `Process::threads` and touches nothing. It is what a snapshot
 //! is taken from, and what a parked instance is in. The first thread to come leads: it stops the others, does what the
 //! process was made for (`Plan`), and then lets all go on.
+#![allow(unsafe_code)]
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use crate::control::Cause;
 use crate::process::Process;
 use crate::signals::host::{self, STOP_SIGNAL, STOPPING};
+use crate::sys;
 use crate::task::{Task, TaskState};
 
 /// What the leader does while all threads rest. It may end the process; if it returns, all threads go on.
@@ -62,8 +64,7 @@ pub fn rest(task: &Task, state: TaskState) {
 /// The guest closed the call's connection: the response is complete.
 pub fn connection_closed(process: &Process, fd: i32) -> ! {
     // The parent holds the connection too: only this tells the caller that the response ended.
-    // SAFETY: a descriptor number; the call fails harmlessly if it is none.
-    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+    sys::shutdown(&fd);
     process.ledger.end(Cause::Closed, None, "");
     end_process(0)
 }

@@ -21,6 +21,7 @@ mod serve;
 mod signals;
 mod snapshot;
 mod storage;
+mod sys;
 mod syscalls;
 mod task;
 mod vm;

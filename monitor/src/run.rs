@@ -1,4 +1,5 @@
 //! `mayfly-monitor run`: a program of this machine, once, in a virtual machine, as a shell would run it.
+#![allow(unsafe_code)]
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};

@@ -15,6 +15,7 @@
 //! A name that goes gives its page back at once. The bytes of a file without a name come back when room is short and no
 //! descriptor of the process leads to it. What was ever mapped is kept on the account, because a mapping holds a file as well;
 //! and once a descriptor was sent through a socket, where it can hide, nothing without a name comes back.
+#![allow(unsafe_code)]
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};

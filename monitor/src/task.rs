@@ -1,4 +1,5 @@
 //! One guest thread on its host thread: run the vCPU, answer its exits, deliver its signals.
+#![allow(unsafe_code)]
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,11 +1,13 @@
 //! The connection of one call, read and written without ever blocking on one direction while the other has work.
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::http::{BadRequest, Decoder, LONGEST_HEAD, Request, parse_head, response_head};
 use super::{Answer, Failure};
 use crate::errno::Errno;
+use crate::sys;
 
 /// How much is read from a descriptor at once.
 pub const PIECE: usize = 64 << 10;
@@ -116,26 +118,16 @@ impl Connection {
             return Ok(());
         }
         self.input.resize(held + room, 0);
-        // SAFETY: the buffer has `room` live bytes from `held` on.
-        let count = unsafe {
-            libc::recv(
-                self.fd.as_raw_fd(),
-                self.input[held..].as_mut_ptr().cast(),
-                room,
-                libc::MSG_DONTWAIT,
-            )
-        };
-        let received = usize::try_from(count);
-        let error = Errno::last();
+        let received = sys::receive(&self.fd, &mut self.input[held..], libc::MSG_DONTWAIT);
         self.input.truncate(held + received.unwrap_or(0));
         match received {
             Ok(0) => Err(Lost::Abandoned),
             Ok(count) => {
-                self.bytes_in += u64::try_from(count).unwrap_or(0);
+                self.bytes_in += count as u64;
                 Ok(())
             }
-            Err(_) if matches!(error, Errno::AGAIN | Errno::INTR) => Ok(()),
-            Err(_) => Err(error.into()),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -231,18 +223,8 @@ impl AsFd for Connection {
 }
 
 fn send(connection: BorrowedFd, parts: [&[u8]; 2]) -> Result<usize, Errno> {
-    let mut parts = parts.map(|part| libc::iovec {
-        iov_base: part.as_ptr().cast_mut().cast(),
-        iov_len: part.len(),
-    });
-    // SAFETY: a msghdr may be zero: no name, no control data.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = parts.as_mut_ptr();
-    message.msg_iovlen = parts.len();
     let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-    // SAFETY: both parts are live for the call and only read.
-    let count = unsafe { libc::sendmsg(connection.as_raw_fd(), &raw const message, flags) };
-    usize::try_from(count).map_err(|_| Errno::last())
+    sys::send_pieces(&connection, &parts.map(IoSlice::new), flags)
 }
 
 /// Waits until one of the descriptors has an event, at most `patience`. Negative descriptors are left out.
@@ -250,15 +232,11 @@ pub fn poll_all(polls: &mut [libc::pollfd], patience: Option<Duration>) -> Resul
     let patience = patience.map_or(-1, |time| {
         i32::try_from(time.as_millis()).unwrap_or(i32::MAX - 1) + 1
     });
-    let count = libc::nfds_t::try_from(polls.len()).map_err(|_| Errno::INVAL)?;
     loop {
-        // SAFETY: a live slice of pollfds of the length given.
-        if unsafe { libc::poll(polls.as_mut_ptr(), count, patience) } >= 0 {
-            return Ok(());
-        }
-        match Errno::last() {
-            Errno::INTR => {}
-            error => return Err(error),
+        match sys::poll(polls, patience) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
         }
     }
 }

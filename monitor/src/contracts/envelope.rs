@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::InstanceId;
 use crate::errno::Errno;
+use crate::sys;
 
 /// The longest envelope, with its newline.
 const LONGEST: usize = 512;
@@ -50,22 +51,11 @@ pub fn exchange(connection: BorrowedFd, instance: InstanceId) -> Result<Envelope
 fn greet(connection: BorrowedFd, instance: InstanceId) -> Result<(), EnvelopeError> {
     let greeting = format!("{VERSION} {instance}\n");
     // The first bytes on a fresh connection: there is room for them.
-    // SAFETY: the bytes are live and of the length given.
-    let sent = unsafe {
-        libc::send(
-            connection.as_raw_fd(),
-            greeting.as_ptr().cast(),
-            greeting.len(),
-            libc::MSG_NOSIGNAL,
-        )
-    };
-    match usize::try_from(sent) {
+    match sys::send(&connection, greeting.as_bytes(), libc::MSG_NOSIGNAL) {
         Ok(sent) if sent == greeting.len() => Ok(()),
         Ok(_) => Err(EnvelopeError::Connection(Errno::IO)),
-        Err(_) => Err(match Errno::last() {
-            Errno(libc::EPIPE | libc::ECONNRESET) => EnvelopeError::Closed,
-            error => EnvelopeError::Connection(error),
-        }),
+        Err(Errno(libc::EPIPE | libc::ECONNRESET)) => Err(EnvelopeError::Closed),
+        Err(error) => Err(EnvelopeError::Connection(error)),
     }
 }
 
@@ -101,23 +91,12 @@ fn read(connection: BorrowedFd, patience: Duration) -> Result<Envelope, Envelope
 /// `None` when nothing has arrived yet, zero at the end of the stream.
 fn receive(connection: BorrowedFd, to: &mut [u8], flags: i32) -> Result<Option<usize>, EnvelopeError> {
     loop {
-        // SAFETY: the buffer is live and of the length given.
-        let count = unsafe {
-            libc::recv(
-                connection.as_raw_fd(),
-                to.as_mut_ptr().cast(),
-                to.len(),
-                flags | libc::MSG_DONTWAIT,
-            )
-        };
-        if let Ok(count) = usize::try_from(count) {
-            return Ok(Some(count));
-        }
-        match Errno::last() {
-            Errno::INTR => {}
-            Errno::AGAIN => return Ok(None),
-            Errno(libc::ECONNRESET) => return Err(EnvelopeError::Closed),
-            error => return Err(EnvelopeError::Connection(error)),
+        match sys::receive(&connection, to, flags | libc::MSG_DONTWAIT) {
+            Ok(count) => return Ok(Some(count)),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno(libc::ECONNRESET)) => return Err(EnvelopeError::Closed),
+            Err(error) => return Err(EnvelopeError::Connection(error)),
         }
     }
 }
@@ -129,16 +108,14 @@ fn wait(connection: BorrowedFd, end: Instant) -> Result<(), EnvelopeError> {
     }
     // Rounded up: a wait of 0 ms would be a busy loop.
     let left = i32::try_from(left.as_millis()).unwrap_or(i32::MAX - 1) + 1;
-    let mut poll = libc::pollfd {
+    let poll = libc::pollfd {
         fd: connection.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
     };
-    // SAFETY: one live pollfd.
-    let count = unsafe { libc::poll(&raw mut poll, 1, left) };
-    match Errno::last() {
-        error if count < 0 && error != Errno::INTR => Err(EnvelopeError::Connection(error)),
-        _ => Ok(()),
+    match sys::poll(&mut [poll], left) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(EnvelopeError::Connection(error)),
     }
 }
 

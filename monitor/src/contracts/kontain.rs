@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use base64::Engine;
@@ -27,6 +27,7 @@ use super::http::{MOST_HEADERS, Request};
 use super::{Answer, Ending, ExitNotice, Failure, Outcome};
 use crate::errno::Errno;
 use crate::fs::descriptors::private;
+use crate::sys;
 
 /// The most that the headers of a reply may be together, bytes.
 const LARGEST_HEADERS: usize = 64 << 10;
@@ -224,16 +225,7 @@ fn receive(connection: &mut Connection, limit: u64) -> Result<(File, File), Rece
 }
 
 fn memory_file(name: &std::ffi::CStr) -> Result<File, Errno> {
-    let fd = private(|| {
-        // SAFETY: a NUL-terminated name; the result is checked.
-        let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(Errno::last());
-        }
-        // SAFETY: a fresh descriptor that nothing else owns.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    })?;
-    Ok(File::from(fd))
+    Ok(File::from(private(|| sys::memory_file(name))?))
 }
 
 /// The request's JSON up to the opening quote of `Data`.

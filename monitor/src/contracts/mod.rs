@@ -19,13 +19,14 @@
 //! be made before the program starts, and it has started long before the request exists: its snapshot was taken at ready.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crate::control::Cause;
 use crate::errno::Errno;
 use crate::fs::descriptors::private;
+use crate::sys;
 
 mod connection;
 pub mod envelope;
@@ -53,17 +54,8 @@ impl ExitNotice {
     const SIGNALED: u64 = 0x1000;
 
     pub fn new() -> Result<Self, Errno> {
-        let event = private(|| {
-            // SAFETY: no pointer; the result is checked.
-            let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-            if fd < 0 {
-                return Err(Errno::last());
-            }
-            // SAFETY: a fresh descriptor that nothing else owns.
-            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-        })?;
         Ok(Self {
-            event,
+            event: private(sys::eventfd)?,
             told: AtomicBool::new(false),
         })
     }
@@ -78,18 +70,16 @@ impl ExitNotice {
             Ending::Signaled(number) => Self::SIGNALED + u64::from(number),
         };
         // A counter of zero has room for one value: this neither blocks nor fails.
-        // SAFETY: eight live bytes, which is what an eventfd takes.
-        unsafe { libc::write(self.event.as_raw_fd(), (&raw const value).cast(), 8) };
+        let _ = sys::write(&self.event, &value.to_ne_bytes());
     }
 
     /// The ending, if it has been told. Gives it once.
     fn take(&self) -> Option<Ending> {
-        let mut value = 0_u64;
-        // SAFETY: eight live bytes, which is what an eventfd gives.
-        let count = unsafe { libc::read(self.event.as_raw_fd(), (&raw mut value).cast(), 8) };
-        if count != 8 {
+        let mut value = [0; 8];
+        if sys::read(&self.event, &mut value) != Ok(8) {
             return None;
         }
+        let value = u64::from_ne_bytes(value);
         Some(match value.checked_sub(Self::SIGNALED) {
             Some(number) => Ending::Signaled(u8::try_from(number).unwrap_or(u8::MAX)),
             None => Ending::Exited(u8::try_from(value.saturating_sub(1)).unwrap_or(u8::MAX)),
@@ -169,33 +159,17 @@ pub fn spawn<T: Send + 'static>(
 ) -> io::Result<JoinHandle<T>> {
     // A thread starts with its creator's mask, but for the signal that the C library cancels threads with: it unblocks that
     // one, and it may be one of the guest's.
-    let before = change_mask(libc::SIG_SETMASK, u64::MAX);
+    let before = sys::change_mask(libc::SIG_SETMASK, u64::MAX);
     let masked = move || {
-        change_mask(libc::SIG_SETMASK, u64::MAX);
+        sys::change_mask(libc::SIG_SETMASK, u64::MAX);
         work()
     };
     let thread = std::thread::Builder::new()
         .name(name.to_owned())
         .stack_size(256 << 10)
         .spawn(masked);
-    change_mask(libc::SIG_SETMASK, before);
+    sys::change_mask(libc::SIG_SETMASK, before);
     thread
-}
-
-/// Changes the calling thread's signal mask, with the kernel's own 64-bit set: libc hides two signals from its callers.
-fn change_mask(how: i32, mask: u64) -> u64 {
-    let mut before = 0_u64;
-    // SAFETY: two live words of the size given.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            how,
-            &raw const mask,
-            &raw mut before,
-            8_usize,
-        )
-    };
-    before
 }
 
 #[cfg(test)]
@@ -243,13 +217,13 @@ mod tests {
 
     #[test]
     fn a_helper_thread_takes_no_signal_and_its_creator_keeps_its_mask() {
-        let before = change_mask(libc::SIG_BLOCK, 0);
-        let mask = spawn("test", || change_mask(libc::SIG_BLOCK, 0))
+        let before = sys::change_mask(libc::SIG_BLOCK, 0);
+        let mask = spawn("test", || sys::change_mask(libc::SIG_BLOCK, 0))
             .unwrap()
             .join()
             .unwrap();
         // SIGKILL and SIGSTOP cannot be blocked.
         assert_eq!(mask, !(1 << 8 | 1 << 18));
-        assert_eq!(change_mask(libc::SIG_BLOCK, 0), before);
+        assert_eq!(sys::change_mask(libc::SIG_BLOCK, 0), before);
     }
 }

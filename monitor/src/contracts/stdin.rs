@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use super::connection::{Connection, Lost, PIECE, poll_all};
 use super::{Answer, Ending, ExitNotice, Failure, Outcome};
 use crate::errno::Errno;
+use crate::sys;
 
 /// The monitor's ends of the program's standard streams.
 pub struct StdinPipes {
@@ -77,8 +78,8 @@ impl<'call> Pump<'call> {
         limit: usize,
     ) -> Result<Self, Errno> {
         // The program's ends are other open files and go on blocking.
-        set_nonblocking(&pipes.stdin)?;
-        set_nonblocking(&pipes.stdout)?;
+        sys::set_nonblocking(&pipes.stdin)?;
+        sys::set_nonblocking(&pipes.stdout)?;
         let piece = vec![0; PIECE].into_boxed_slice();
         let (stdin, stdout) = (Some(pipes.stdin), Some(pipes.stdout));
         Ok(Self {
@@ -193,24 +194,14 @@ impl<'call> Pump<'call> {
     /// Writes pending bytes to the program.
     fn feed(&mut self) -> Result<(), Errno> {
         let Some(stdin) = &self.stdin else { return Ok(()) };
-        // SAFETY: the bytes are live and of the length given.
-        let count = unsafe {
-            libc::write(
-                stdin.as_raw_fd(),
-                self.pending.as_ptr().cast(),
-                self.pending.len(),
-            )
-        };
-        match usize::try_from(count) {
+        match sys::write(stdin, &self.pending) {
             Ok(count) => {
                 self.pending.drain(..count);
             }
-            Err(_) => match Errno::last() {
-                Errno::AGAIN | Errno::INTR => {}
-                // The program does not want the rest. SIGPIPE is blocked in this thread.
-                Errno(libc::EPIPE) => self.stdin = None,
-                error => return Err(error),
-            },
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // The program does not want the rest. SIGPIPE is blocked in this thread.
+            Err(Errno(libc::EPIPE)) => self.stdin = None,
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -220,15 +211,7 @@ impl<'call> Pump<'call> {
         let Some(stdout) = &self.stdout else {
             return Ok(false);
         };
-        // SAFETY: the buffer is live and of the length given.
-        let count = unsafe {
-            libc::read(
-                stdout.as_raw_fd(),
-                self.piece.as_mut_ptr().cast(),
-                self.piece.len(),
-            )
-        };
-        match usize::try_from(count) {
+        match sys::read(stdout, &mut self.piece) {
             Ok(0) => self.stdout = None,
             Ok(count) if self.output.len() + count > self.limit => return Err(Stop::OutputLimit),
             // The jail bounds the monitor's own memory too: what cannot be held is over a limit like any other.
@@ -237,23 +220,11 @@ impl<'call> Pump<'call> {
                 self.output.extend_from_slice(&self.piece[..count]);
                 return Ok(true);
             }
-            Err(_) => match Errno::last() {
-                Errno::AGAIN | Errno::INTR => {}
-                error => return Err(error.into()),
-            },
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
         Ok(false)
     }
-}
-
-fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {
-    // SAFETY: fcntl with a flag word; the result is checked.
-    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
-    // SAFETY: as above.
-    if flags < 0 || unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) } < 0 {
-        return Err(Errno::last());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 //!
 //! The server is trusted, its bugs are not: a line has a bound, and what is not understood is reported and skipped.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use serde::Deserialize;
 
 use super::text::Text;
 use crate::errno::Errno;
+use crate::sys;
 
 /// The longest line, bytes. What is longer is skipped up to its newline.
 const LONGEST: usize = 4 << 10;
@@ -42,12 +43,10 @@ impl Commands {
     /// Reads once from `stdin`, which `poll` has reported as readable, and adds what arrived to `inputs`.
     pub fn read(&mut self, stdin: BorrowedFd, inputs: &mut Vec<Input>) {
         let mut buffer = [0_u8; LONGEST];
-        // SAFETY: the buffer is a live local of the length given.
-        let count = unsafe { libc::read(stdin.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
-        match usize::try_from(count) {
+        match sys::read(&stdin, &mut buffer) {
             Ok(0) => inputs.push(Input::Closed),
             Ok(count) => self.feed(&buffer[..count], inputs),
-            Err(_) if matches!(Errno::last(), Errno::INTR | Errno::AGAIN) => {}
+            Err(Errno::INTR | Errno::AGAIN) => {}
             // A stdin that cannot be read will not bring commands any more.
             Err(_) => inputs.push(Input::Closed),
         }

@@ -9,6 +9,7 @@
 //! a lock until the descriptor has moved above the floor, and whatever closes or replaces numbers for the guest, and fork,
 //! holds it alone ([`exclusive`]). Merely *using* the number in that moment gains nothing: what is opened there is a path of
 //! the guest's own world, and what is not is refused by its path.
+#![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows the guest. Every function takes descriptors and paths of the monitor, and whatever opens one for the
 //! monitor gives it back above the floor.
+#![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;

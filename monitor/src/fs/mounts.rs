@@ -5,6 +5,7 @@
 //! a canonical path tells the mount.
 //!
 //! Invariant: whether something may be written is asked of the same [`Mount`] whose root descriptor is then used.
+#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};

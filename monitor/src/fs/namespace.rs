@@ -1,4 +1,5 @@
 //! The namespace itself: how it is put together, and what it knows about descriptors and the working directory.
+#![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;

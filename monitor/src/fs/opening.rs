@@ -2,6 +2,7 @@
 //!
 //! The file is found and judged first. What is left is a single call of the host, an [`OpenCall`], which the caller makes
 //! itself, because it may wait (a FIFO) and must then be open to signals.
+#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

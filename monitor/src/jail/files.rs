@@ -6,6 +6,7 @@
 //! without a place in the tree (memory, pipes). Nothing may be executed: the host never executes what a guest brings.
 //!
 //! Older kernels know fewer of these rules; then the rest is enforced, and `Layer::detail` says so.
+#![allow(unsafe_code)]
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,5 @@
 //! Limits that the kernel keeps for a process. They back the monitor's own counts, and hold when those fail.
+#![allow(unsafe_code)]
 
 use crate::errno::Errno;
 use crate::fs::descriptors::MONITOR_FD_FLOOR;

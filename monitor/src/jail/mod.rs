@@ -12,6 +12,7 @@
 //! Invariants: a layer is only ever added; a process with a guest can make no process, no filter and no rule any more, signals
 //! itself alone, and dies with `serve`. What a kernel does not offer is reported as not in force, never passed over;
 //! seccomp and openat2 must be there.
+#![allow(unsafe_code)]
 
 mod files;
 mod limits;

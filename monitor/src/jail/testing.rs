@@ -1,4 +1,5 @@
 //! Children for tests: what a jail does to a process is seen from outside.
+#![allow(unsafe_code)]
 
 use std::os::raw::c_long;
 

@@ -1,4 +1,5 @@
 //! The jail as a whole, seen from inside and from outside. Each test forks: a jail is for good.
+#![allow(unsafe_code)]
 
 use std::fs;
 use std::io::{Read, Write};

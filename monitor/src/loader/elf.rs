@@ -6,9 +6,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::LoadError;
-use crate::errno::{Errno, from_libc};
+use crate::errno::Errno;
 use crate::memory::access;
 use crate::memory::space::Space;
+use crate::sys;
 use crate::vm::layout::{PAGE, WINDOW, page_down, page_up};
 
 const ET_EXEC: u16 = 2;
@@ -76,17 +77,11 @@ pub struct Mapped {
 pub fn read_at(file: &OwnedFd, to: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut done = 0;
     while done < to.len() {
-        let at = i64::try_from(offset + done as u64).map_err(|_| Errno::INVAL)?;
-        let rest = &mut to[done..];
-        // SAFETY: a local buffer with its length.
-        let step =
-            from_libc(
-                unsafe { libc::pread(file.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), at) } as i64,
-            )?;
+        let step = sys::read_at(file, &mut to[done..], offset + done as u64)?;
         if step == 0 {
             break;
         }
-        done += usize::try_from(step).map_err(|_| Errno::IO)?;
+        done += step;
     }
     Ok(done)
 }

@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 
 use crate::errno::Errno;
 use crate::memory::access;
+use crate::sys;
 
 /// Most bytes of arguments and environment (a quarter of the stack, as the kernel).
 const ROOM: u64 = 2 << 20;
@@ -54,13 +55,9 @@ pub fn build(
     let arg_places = place(args)?;
     let platform = push(b"x86_64\0")?;
     let mut random = [0u8; 16];
-    // SAFETY: a local buffer with its length.
-    if unsafe { libc::getrandom(random.as_mut_ptr().cast(), random.len(), 0) } != 16 {
-        return Err(Errno::IO);
-    }
+    sys::random(&mut random)?;
     let random = push(&random)?;
-    // SAFETY: getauxval has no preconditions.
-    let host = |key: u64| unsafe { libc::getauxval(key) };
+    let host = sys::auxiliary;
     let auxiliary: [(u64, u64); 18] = [
         (libc::AT_PHDR, facts.headers),
         (libc::AT_PHENT, 56),

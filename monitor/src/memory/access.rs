@@ -6,6 +6,7 @@
 //!
 //! A buffer becomes *pieces* (host ranges): today always one, but nothing outside this module relies on that, because a clone may
 //! keep its written pages apart from the image.
+#![allow(unsafe_code)]
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 

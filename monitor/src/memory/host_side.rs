@@ -1,4 +1,5 @@
 //! The host's side of the window: the calls that map, protect and move guest memory in the monitor.
+#![allow(unsafe_code)]
 
 use super::mapping::{Backing, Mapping};
 use crate::errno::Errno;

@@ -1,4 +1,5 @@
 //! A stack of the monitor's own, for a thread of control that the standard library does not make.
+#![allow(unsafe_code)]
 
 use crate::errno::Errno;
 

@@ -2,6 +2,7 @@
 //!
 //! The child holds a guest, so the parent takes nothing for granted: a message is bounded, and one that makes no sense ends
 //! the child.
+#![allow(unsafe_code)]
 
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::raise;
+use crate::sys;
 
 /// Longest message, bytes.
 const MESSAGE_MAX: usize = 4096;
@@ -31,18 +33,7 @@ pub enum Message {
 
 /// Both ends: the parent's does not block.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
-    let mut ends = [0i32; 2];
-    // SAFETY: a local array of two.
-    from_libc(unsafe {
-        libc::socketpair(
-            libc::AF_UNIX,
-            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
-            0,
-            ends.as_mut_ptr(),
-        )
-    })?;
-    // SAFETY: two fresh descriptors.
-    let (parent, child) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    let (parent, child) = sys::socket_pair(libc::SOCK_SEQPACKET)?;
     Ok((raise(parent)?, raise(child)?))
 }
 

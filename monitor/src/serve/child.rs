@@ -1,4 +1,5 @@
 //! The beginning of a child of `serve`, and the program in it.
+#![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,5 @@
 //! What follows when a child has ended: its receipt, its last word to the caller, and after the boot the snapshot.
+#![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;

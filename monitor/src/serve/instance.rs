@@ -2,6 +2,7 @@
 //!
 //! Parked, it waits in accept(2) on the function's socket: the kernel hands a connection to exactly one such process. Nothing of
 //! the guest runs before the envelope has been read.
+#![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;

@@ -1,13 +1,14 @@
 //! `/.request` and `/.reply` of a Kontain function, before and during its call.
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::contracts::Kontain;
-use crate::errno::{Errno, from_libc};
+use crate::errno::Errno;
 use crate::fs::descriptors::private;
 use crate::fs::{Purpose, SpecialFile};
 use crate::ready::{Ready, Wait};
+use crate::sys;
 
 /// The files of the call, once there is one.
 pub struct Files {
@@ -43,12 +44,7 @@ impl Files {
                 private(|| Ok(file.as_fd().try_clone_to_owned()?))
             }
             // A program that looks or writes before its first call finds an empty file.
-            None => private(|| {
-                // SAFETY: a NUL-terminated name; the result is checked.
-                let fd = from_libc(unsafe { libc::memfd_create(c"empty".as_ptr(), libc::MFD_CLOEXEC) })?;
-                // SAFETY: a fresh descriptor.
-                Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(|_| Errno::MFILE)?) })
-            }),
+            None => private(|| sys::memory_file(c"empty")),
         }
     }
 }

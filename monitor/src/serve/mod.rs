@@ -22,11 +22,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bundle::{Bundle, BundleError};
-use crate::errno::{Errno, from_libc};
+use crate::errno::Errno;
 use crate::fs::descriptors::raise;
 use crate::fs::{Access, Builder, Namespace};
 use crate::ready::Ready;
 use crate::snapshot::Snapshot;
+use crate::sys;
 use crate::vm::kvm::{Device, KvmError};
 
 pub use parent::serve;
@@ -182,8 +183,6 @@ fn listen(path: &Path) -> Result<OwnedFd, ServeError> {
     let listener = std::os::unix::net::UnixListener::bind(path).map_err(|error| problem()(error.into()))?;
     let listener = raise(listener.into()).map_err(problem())?;
     // The standard library's backlog of 128 would refuse a burst.
-    // SAFETY: no pointers.
-    from_libc(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), BACKLOG) })
-        .map_err(problem())?;
+    sys::listen(&listener, BACKLOG).map_err(problem())?;
     Ok(listener)
 }

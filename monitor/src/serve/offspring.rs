@@ -9,6 +9,7 @@ use crate::bundle::Contract;
 use crate::control::{Cause, ControlStream, Event, InstanceId, LogLine, LogLines, Receipt, Text};
 use crate::jail;
 use crate::ledger::Ledger;
+use crate::sys;
 
 /// The call an instance has.
 pub(super) struct Call {
@@ -43,8 +44,8 @@ impl Child {
     pub(super) fn kill(&mut self, cause: Cause) {
         if self.killed.is_none() {
             self.killed = Some(cause);
-            // SAFETY: the pid of a child that was not reaped, so it is still that child's.
-            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            // The child was not reaped, so the number is still its own, and killing it cannot fail.
+            let _ = sys::kill(self.pid, libc::SIGKILL);
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! One thread and one epoll. It survives whatever a child does: a child's messages are bounded, its log is bounded, its
 //! numbers are read from its ledger after its death. It alone enforces the deadline: by SIGKILL.
+#![allow(unsafe_code)]
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -22,6 +23,7 @@ use crate::control::{
 use crate::errno::Errno;
 use crate::fs::descriptors::raise;
 use crate::jail::{Jail, JailError, Mode, Space};
+use crate::sys;
 
 /// How long an instance may go on after its caller has gone or has all it asked for.
 const GRACE: Duration = Duration::from_millis(50);
@@ -421,8 +423,8 @@ impl Parent {
             return;
         }
         self.draining = true;
-        // SAFETY: no pointers. Instances that wait get EINVAL and end; connections that were made before are still accepted.
-        unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RDWR) };
+        // Instances that wait get EINVAL and end; connections that were made before are still accepted.
+        sys::shutdown(&self.listener);
         let now = Instant::now();
         for child in self.children.values_mut().filter(|child| child.parked.is_none()) {
             // Not parked yet, or the boot: nobody waits for it.

@@ -1,4 +1,5 @@
 //! Making children: the boot, and the clones that the pool lacks.
+#![allow(unsafe_code)]
 
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use crate::control::{Cause, ControlStream, Event, InstanceId, LogLines, Text};
 use crate::errno::{Errno, from_libc};
 use crate::jail::Jail;
 use crate::ledger::Ledger;
+use crate::sys;
 
 impl Parent {
     /// Forks. In the child, everything of the parent's that is not the world's is closed and `run` does not return.
@@ -195,7 +197,6 @@ impl Parent {
 /// Eight random bytes: the name of an instance.
 fn random() -> Result<u64, Errno> {
     let mut bytes = [0u8; 8];
-    // SAFETY: a local buffer with its length.
-    from_libc(unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } as i64)?;
+    sys::random(&mut bytes)?;
     Ok(u64::from_ne_bytes(bytes))
 }

@@ -1,12 +1,13 @@
 //! What the parent waits for: its epoll, the signals and the standard streams as descriptors.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::parent::{Stop, stop};
-use crate::errno::{Errno, from_libc};
-use crate::fs::descriptors::raise;
+use crate::errno::Errno;
+use crate::fs::descriptors::{MONITOR_FD_FLOOR, raise};
+use crate::sys;
 
 /// What an epoll event is about: kind in the upper bits, child in the lower.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,26 +52,16 @@ impl Source {
 
 /// Takes stdin and stdout for the control stream and leaves /dev/null in their place: 0, 1 and 2 are the guests'.
 pub(super) fn take_streams() -> Result<(OwnedFd, OwnedFd), Errno> {
-    let take = |number: i32| -> Result<OwnedFd, Errno> {
-        // SAFETY: duplicates a standard stream above the floor; the result is checked.
-        let fd = from_libc(unsafe {
-            libc::fcntl(
-                number,
-                libc::F_DUPFD_CLOEXEC,
-                crate::fs::descriptors::MONITOR_FD_FLOOR,
-            )
-        })?;
-        // SAFETY: a fresh descriptor.
-        Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(|_| Errno::MFILE)?) })
-    };
-    let streams = (take(0)?, take(1)?);
+    let streams = (
+        sys::duplicate(&0, MONITOR_FD_FLOOR)?,
+        sys::duplicate(&1, MONITOR_FD_FLOOR)?,
+    );
     let null = std::fs::File::options()
         .read(true)
         .write(true)
         .open("/dev/null")?;
     for number in 0..2 {
-        // SAFETY: replaces a stream that was taken just now.
-        from_libc(unsafe { libc::dup2(null.as_raw_fd(), number) })?;
+        sys::replace(&null, number)?;
     }
     Ok(streams)
 }
@@ -98,21 +89,16 @@ pub(super) fn unwatch(epoll: &Epoll, fd: Option<&OwnedFd>) {
 pub(super) fn signal_descriptor() -> Result<OwnedFd, Errno> {
     let mask: u64 = 1 << (libc::SIGCHLD - 1) | 1 << (libc::SIGTERM - 1) | 1 << (libc::SIGINT - 1);
     crate::signals::host::set_mask(mask);
-    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
-    // SAFETY: the kernel reads an 8-byte set.
-    let fd = from_libc(unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8, flags) })?;
-    // SAFETY: a fresh descriptor.
-    raise(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(|_| Errno::MFILE)?) })
+    raise(sys::signalfd(mask, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)?)
 }
 
 /// Whether something can be read now.
 pub(super) fn has_input(fd: Option<&OwnedFd>) -> bool {
     let Some(fd) = fd else { return false };
-    let mut poll = libc::pollfd {
+    let mut polls = [libc::pollfd {
         fd: fd.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
-    };
-    // SAFETY: one live pollfd.
-    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 && poll.revents & libc::POLLIN != 0 }
+    }];
+    sys::poll(&mut polls, 0).is_ok_and(|ready| ready > 0) && polls[0].revents & libc::POLLIN != 0
 }

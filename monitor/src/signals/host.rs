@@ -3,6 +3,7 @@
 //! It does three things, all async-signal-safe: ends a `host::copy` that met a bad page; makes a host call or a running
 //! guest return soon (`pending`, `immediate_exit`); keeps the siginfo and blocks everything further but faults, so that at
 //! most one signal is queued here and the others stay exact in the kernel.
+#![allow(unsafe_code)]
 
 use std::arch::global_asm;
 use std::cell::UnsafeCell;

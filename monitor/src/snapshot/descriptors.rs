@@ -3,6 +3,7 @@
 //! What a descriptor is, the kernel says (/proc/self/fd and fdinfo), so nothing has to be tracked while the program boots,
 //! but for which two ends make a socket pair. Files are opened again by path and put at their offset, pipes and eventfds are
 //! made with their content, epoll sets with their members. What cannot be carried refuses the snapshot, with the reason.
+#![allow(unsafe_code)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;

@@ -2,6 +2,7 @@
 //!
 //! Every page of a file mapping is copied, resident or not: fault-around may have skipped one that a clone will need, and the
 //! clone has no mapping of the file. Of anonymous memory only pages that exist are copied; a hole reads as zeroes.
+#![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 

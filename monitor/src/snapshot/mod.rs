@@ -2,6 +2,7 @@
 //!
 //! Two parts: the *image*, a memory file whose offset is the guest's address; and the *state*, this structure. The boot process writes
 //! both and ends. A clone maps the image privately and rebuilds the rest, so nothing is shared but unwritten pages.
+#![allow(unsafe_code)]
 
 pub mod descriptors;
 pub mod image;

@@ -1,3 +1,5 @@
+#![allow(unsafe_code)]
+
 use std::fs::{File as StdFile, OpenOptions};
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};

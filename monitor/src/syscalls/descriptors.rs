@@ -2,6 +2,7 @@
 //!
 //! The guest's numbers are the host's (`fs::descriptors`): whatever makes one is admitted against the guest's limit,
 //! whatever closes or replaces one holds the table alone and tells the process first.
+#![allow(unsafe_code)]
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 

@@ -1,6 +1,7 @@
 //! Moving bytes: reading and writing descriptors, positions, space, and the contents of directories.
 //!
 //! A buffer of the guest goes to the host as checked ranges (`memory::access`), never as the guest's address.
+#![allow(unsafe_code)]
 
 use std::os::fd::RawFd;
 

@@ -1,4 +1,5 @@
 //! Memory: thin calls into `memory::space`, which holds the rules.
+#![allow(unsafe_code)]
 
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};

@@ -1,4 +1,5 @@
 //! Sending and receiving on sockets: every header, address and control message is copied, every buffer becomes pieces.
+#![allow(unsafe_code)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

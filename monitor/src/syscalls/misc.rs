@@ -1,4 +1,5 @@
 //! Calls about the machine and the process that fit nowhere else: names, limits, users, random bytes, prctl.
+#![allow(unsafe_code)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

@@ -1,5 +1,6 @@
 //! Calls that name files: opening, attributes, names, the working directory. `crate::fs` has the rules; here are the
 //! copies in and out.
+#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::os::fd::AsFd;

@@ -2,6 +2,7 @@
 //!
 //! Lists of descriptors are copied in once; a number of the monitor's in them is as good as closed. A call that would wait
 //! may be the moment of readiness (`crate::ready`), so until then it is first asked whether anything is ready already.
+#![allow(unsafe_code)]
 
 use super::descriptors::{make, register};
 use super::memory::int;

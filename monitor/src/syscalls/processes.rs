@@ -6,6 +6,7 @@
 //! monitor, which finds in a memory file what to run: what the kernel keeps over an exec is kept by the kernel.
 //!
 //! For `run` only. An instance has one process: its calls answer ENOSYS (`processes` in docs/decisions.md).
+#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

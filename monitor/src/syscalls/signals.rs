@@ -1,4 +1,5 @@
 //! Signals: dispositions and masks here, delivery in `crate::signals`, waiting and sending by the host.
+#![allow(unsafe_code)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

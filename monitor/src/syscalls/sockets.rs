@@ -4,6 +4,7 @@
 //! close behave, and it is quiet for ever. A listening one becomes readable once in the life of an instance, when the
 //! monitor has the call's connection; accept(2) then hands that connection out. The connection is a unix socket that answers
 //! as if it were TCP. Unix socket pairs are the host's; named unix sockets are refused.
+#![allow(unsafe_code)]
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};

@@ -1,4 +1,5 @@
 //! Time: the host's clocks, sleeps and interval timers.
+#![allow(unsafe_code)]
 
 use super::memory::int;
 use super::{Args, Entry, Level, entry};

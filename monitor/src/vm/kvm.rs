@@ -1,6 +1,7 @@
 //! The KVM device and one VM's memory slots.
 //!
 //! Descriptors are raised above the guest's (`fs::descriptors`): guest and monitor share one descriptor table.
+#![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 

@@ -3,6 +3,7 @@
 //! The stub is two instructions, `out` and `iretq`, because ring-0 code is emulated on nested KVM (about 0.6 µs an
 //! instruction), and because `syscall` may land there still in ring 3: it is readable and executable for the guest, never writable.
 //! `iretq` returns through a frame that the monitor writes and the guest can only read.
+#![allow(unsafe_code)]
 
 use super::layout::{
     EXCEPTION_PORT, FRAME_SIZE, FRAMES, GDT, HANDLERS, HOST_BASE, IDT, LOW_END, PAGE, STUB, SYSCALL_PORT,

@@ -6,6 +6,7 @@
 //! shadow of them), set the entries.
 //!
 //! 4 KiB entries, but a 2 MiB one where a whole aligned region has one protection and never had another.
+#![allow(unsafe_code)]
 
 use super::layout::{LARGE_PAGE, PAGE, TABLES_HOST, TABLES_MAX, TABLES_PHYSICAL, WINDOW};
 use crate::errno::Errno;

@@ -1,4 +1,5 @@
 //! One vCPU: ring 3 of a 64-bit guest, set up once, its registers shared with the kernel through `kvm_run`.
+#![allow(unsafe_code)]
 
 use kvm_bindings::{
     KVM_SYNC_X86_REGS, Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs,

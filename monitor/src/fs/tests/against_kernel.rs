@@ -1,5 +1,6 @@
 //! The namespace against a kernel: the same calls on two equal trees, once through [`Files`], once natively after chroot
 //! with real mounts, must give the same answers and leave the same trees.
+#![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;

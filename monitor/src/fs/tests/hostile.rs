@@ -1,4 +1,5 @@
 //! A guest that changes names and descriptors while the monitor looks at them.
+#![allow(unsafe_code)]
 
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

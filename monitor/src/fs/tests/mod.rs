@@ -1,6 +1,6 @@
 //! What the tests of the namespace share. Whatever touches the working directory, mounts or descriptor numbers runs in a
 //! child process of its own, because these belong to a process.
-
+#![allow(unsafe_code)]
 #![allow(
     clippy::undocumented_unsafe_blocks,
     reason = "plain calls of libc with locals throughout"

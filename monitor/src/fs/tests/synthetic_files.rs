@@ -1,4 +1,5 @@
 //! /proc, /sys, /dev, special files and private directories.
+#![allow(unsafe_code)]
 
 use std::ffi::CStr;
 use std::fs;

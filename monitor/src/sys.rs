@@ -1,0 +1,215 @@
+//! System calls of the host that need no more care than their arguments: one safe function each.
+//!
+//! `unsafe` code stands in the modules that say `#![allow(unsafe_code)]` at their top, and the lint refuses it everywhere else. This is the
+//! one for everyday calls, so that a module that only reads, polls or duplicates needs none. Descriptors are plain numbers here: those
+//! of the guest have no owner in Rust, and a wrong number is answered by the kernel, never by memory.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::errno::{Errno, from_libc};
+
+fn count(value: isize) -> Result<usize, Errno> {
+    usize::try_from(value).map_err(|_| Errno::last())
+}
+
+/// Takes ownership of what a call that makes a descriptor has just given.
+fn fresh(value: i32) -> Result<OwnedFd, Errno> {
+    if value < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: the callers, all below, pass the result of a call that makes a descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(value) })
+}
+
+/// read(2): bytes read, 0 at the end.
+pub fn read(fd: &impl AsRawFd, to: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: a live buffer with its length.
+    count(unsafe { libc::read(fd.as_raw_fd(), to.as_mut_ptr().cast(), to.len()) })
+}
+
+/// write(2): bytes written.
+pub fn write(fd: &impl AsRawFd, from: &[u8]) -> Result<usize, Errno> {
+    // SAFETY: a live buffer with its length.
+    count(unsafe { libc::write(fd.as_raw_fd(), from.as_ptr().cast(), from.len()) })
+}
+
+/// pread(2).
+pub fn read_at(fd: &impl AsRawFd, to: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let offset = i64::try_from(offset).map_err(|_| Errno::INVAL)?;
+    // SAFETY: a live buffer with its length.
+    count(unsafe { libc::pread(fd.as_raw_fd(), to.as_mut_ptr().cast(), to.len(), offset) })
+}
+
+/// recv(2).
+pub fn receive(fd: &impl AsRawFd, to: &mut [u8], flags: i32) -> Result<usize, Errno> {
+    // SAFETY: a live buffer with its length.
+    count(unsafe { libc::recv(fd.as_raw_fd(), to.as_mut_ptr().cast(), to.len(), flags) })
+}
+
+/// send(2).
+pub fn send(fd: &impl AsRawFd, from: &[u8], flags: i32) -> Result<usize, Errno> {
+    // SAFETY: a live buffer with its length.
+    count(unsafe { libc::send(fd.as_raw_fd(), from.as_ptr().cast(), from.len(), flags) })
+}
+
+/// sendmsg(2) of several pieces, without a name or control data.
+pub fn send_pieces(fd: &impl AsRawFd, pieces: &[IoSlice<'_>], flags: i32) -> Result<usize, Errno> {
+    // SAFETY: a msghdr may be zero: no name, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.as_ptr().cast_mut().cast();
+    message.msg_iovlen = pieces.len();
+    // SAFETY: an IoSlice has the layout of an iovec (its documentation says so); the pieces live, and are only read.
+    count(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) })
+}
+
+/// poll(2), `patience` in milliseconds, -1 for ever: how many have an event.
+pub fn poll(polls: &mut [libc::pollfd], patience: i32) -> Result<usize, Errno> {
+    let length = libc::nfds_t::try_from(polls.len()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: a live slice of pollfds with its length.
+    let ready = unsafe { libc::poll(polls.as_mut_ptr(), length, patience) };
+    usize::try_from(ready).map_err(|_| Errno::last())
+}
+
+/// fstat(2).
+pub fn stat(fd: &impl AsRawFd) -> Result<libc::stat, Errno> {
+    let mut stat = MaybeUninit::uninit();
+    // SAFETY: the buffer is a struct stat, which fstat fills when it succeeds.
+    from_libc(unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: filled above.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// The flags of an open file: fcntl(2), F_GETFL.
+pub fn flags(fd: &impl AsRawFd) -> Result<i32, Errno> {
+    // SAFETY: no pointers.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    if flags < 0 { Err(Errno::last()) } else { Ok(flags) }
+}
+
+/// Adds O_NONBLOCK to the flags of an open file.
+pub fn set_nonblocking(fd: &impl AsRawFd) -> Result<(), Errno> {
+    let flags = flags(fd)? | libc::O_NONBLOCK;
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) })?;
+    Ok(())
+}
+
+/// A copy of a descriptor, closed on exec, with the lowest free number from `floor` on.
+pub fn duplicate(fd: &impl AsRawFd, floor: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers; what it gives is new.
+    fresh(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, floor) })
+}
+
+/// Makes `number` a copy of `fd`, whatever it was before: dup2(2). Only for numbers that nothing in Rust owns.
+pub fn replace(fd: &impl AsRawFd, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;
+    Ok(())
+}
+
+/// eventfd2(2), closed on exec, not blocking.
+pub fn eventfd() -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers.
+    fresh(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}
+
+/// memfd_create(2), closed on exec.
+pub fn memory_file(name: &CStr) -> Result<OwnedFd, Errno> {
+    // SAFETY: a C string that lives.
+    fresh(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })
+}
+
+/// socketpair(2) of unix sockets, closed on exec.
+pub fn socket_pair(kind: i32) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let mut ends = [-1; 2];
+    // SAFETY: a local array of two.
+    from_libc(unsafe { libc::socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr()) })?;
+    Ok((fresh(ends[0])?, fresh(ends[1])?))
+}
+
+/// signalfd4(2) for a set of signals, bit 0 being signal 1.
+pub fn signalfd(mask: u64, flags: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: the kernel reads a set of the 8 bytes given.
+    let fd = unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8, flags) };
+    fresh(i32::try_from(fd).unwrap_or(-1))
+}
+
+/// listen(2).
+pub fn listen(fd: &impl AsRawFd, backlog: i32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::listen(fd.as_raw_fd(), backlog) })?;
+    Ok(())
+}
+
+/// shutdown(2) of both directions. What is no connection any more needs none.
+pub fn shutdown(fd: &impl AsRawFd) {
+    // SAFETY: no pointers.
+    unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RDWR) };
+}
+
+/// getrandom(2): fills the buffer.
+pub fn random(to: &mut [u8]) -> Result<(), Errno> {
+    // SAFETY: a live buffer with its length.
+    match count(unsafe { libc::getrandom(to.as_mut_ptr().cast(), to.len(), 0) })? {
+        all if all == to.len() => Ok(()),
+        _ => Err(Errno::IO),
+    }
+}
+
+/// Changes the calling thread's signal mask, with the kernel's own 64-bit set: libc hides two signals from its callers. Gives the
+/// mask before.
+pub fn change_mask(how: i32, mask: u64) -> u64 {
+    let mut before = 0_u64;
+    // SAFETY: two live words of the size given.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            how,
+            &raw const mask,
+            &raw mut before,
+            8_usize,
+        )
+    };
+    before
+}
+
+/// kill(2).
+pub fn kill(pid: libc::pid_t, signal: i32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::kill(pid, signal) })?;
+    Ok(())
+}
+
+/// A word of the auxiliary vector that this process was started with, 0 if there is none: getauxval(3).
+pub fn auxiliary(key: u64) -> u64 {
+    // SAFETY: no preconditions.
+    unsafe { libc::getauxval(key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_in_pieces_arrives_as_one() {
+        let (near, far) = socket_pair(libc::SOCK_SEQPACKET).unwrap();
+        assert_eq!(
+            send_pieces(&near, &[IoSlice::new(b"ab"), IoSlice::new(b"c")], 0),
+            Ok(3)
+        );
+        let mut buffer = [0; 8];
+        assert_eq!(receive(&far, &mut buffer, 0), Ok(3));
+        assert_eq!(&buffer[..3], b"abc");
+    }
+
+    #[test]
+    fn a_number_that_is_not_open_is_said_so() {
+        assert_eq!(read(&-1, &mut [0; 1]), Err(Errno::BADF));
+        assert_eq!(stat(&-1).err(), Some(Errno::BADF));
+        assert_eq!(duplicate(&-1, 0).err(), Some(Errno::BADF));
+    }
+}
