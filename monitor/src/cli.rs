@@ -15,7 +15,7 @@ mayfly-monitor runs programs in KVM virtual machines without a guest kernel.
 Usage:
   mayfly-monitor run [--rootfs DIR] [--memory BYTES] [--trace] [--] PROGRAM [ARGS…]
   mayfly-monitor serve --bundle DIR --socket PATH [--pool N] [--instances M] [--ready-timeout MS] [--log-limit BYTES]
-                       [--output-limit BYTES] [--scratch DIR] [--device PATH]
+                       [--output-limit BYTES] [--scratch DIR] [--snapshot FILE] [--snapshot-age SECONDS] [--device PATH]
   mayfly-monitor syscalls [--json]
   mayfly-monitor doctor [--json] [--device PATH]
   mayfly-monitor --version | --help
@@ -134,6 +134,8 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
         output_limit: 16 << 20,
         device: "/dev/kvm".to_owned(),
         scratch: PathBuf::new(),
+        snapshot: None,
+        snapshot_age: None,
     };
     while let Some(argument) = parser.next()? {
         match argument {
@@ -146,6 +148,8 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
             Long("output-limit") => options.output_limit = parser.value()?.parse()?,
             Long("device") => options.device = parser.value()?.string()?,
             Long("scratch") => options.scratch = PathBuf::from(parser.value()?),
+            Long("snapshot") => options.snapshot = Some(PathBuf::from(parser.value()?)),
+            Long("snapshot-age") => options.snapshot_age = Some(parser.value()?.parse()?),
             other => return Err(other.unexpected().into()),
         }
     }

@@ -85,6 +85,15 @@ pub struct Snapshot {
     pub digest: String,
     pub bytes: u64,
     pub threads: u32,
+    pub source: Source,
+}
+
+/// How `serve` came by its snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    Boot,
+    File,
 }
 
 /// What a call, or an instance that never had one, has used.
@@ -115,6 +124,11 @@ pub enum Event<'a> {
         snapshot: Option<&'a Snapshot>,
         reason: Option<Text>,
         layers: &'a [&'a str],
+    },
+    /// The snapshot is on disk.
+    Kept {
+        bytes: u64,
+        milliseconds: u64,
     },
     Failed {
         reason: FailedReason,
@@ -358,6 +372,7 @@ mod tests {
             digest: "sha256:00".to_owned(),
             bytes: 1,
             threads: 2,
+            source: Source::File,
         };
         let ready = json(&Event::Ready {
             boot_ms: 9,
@@ -366,6 +381,7 @@ mod tests {
             layers: &["seccomp"],
         });
         assert_eq!(ready["snapshot"]["threads"], 2);
+        assert_eq!(ready["snapshot"]["source"], "file");
         assert_eq!(
             (&ready["reason"], &ready["layers"][0]),
             (&Value::Null, &Value::from("seccomp"))

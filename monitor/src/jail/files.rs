@@ -42,6 +42,8 @@ pub struct Space<'a> {
     pub read: &'a [&'a Path],
     /// Read, write and make below these: where scratch directories are.
     pub write: &'a [&'a Path],
+    /// The same, for `serve` and its children without a guest alone: where the snapshot is kept.
+    pub keep: &'a [&'a Path],
     /// See the names below these: `/proc`, for the guest's own descriptors.
     pub list: &'a [&'a Path],
 }
@@ -76,6 +78,7 @@ struct Rule {
 pub struct Rules {
     fixed: Vec<Rule>,
     write: Vec<Rule>,
+    keep: Vec<Rule>,
 }
 
 impl Rules {
@@ -102,21 +105,26 @@ impl Rules {
                 Err(error) => return Err(error),
             }
         }
-        let write = space.write.iter().map(|path| {
-            Ok(Rule {
-                place: open(path)?,
-                access: writing(),
-            })
-        });
+        let writable = |paths: &[&Path]| -> Result<Vec<Rule>, FilesError> {
+            let rule = |path: &&Path| {
+                Ok(Rule {
+                    place: open(path)?,
+                    access: writing(),
+                })
+            };
+            paths.iter().map(rule).collect()
+        };
         Ok(Self {
             fixed,
-            write: write.collect::<Result<_, FilesError>>()?,
+            write: writable(space.write)?,
+            keep: writable(space.keep)?,
         })
     }
 
     /// Restricts the calling thread, and what it makes from then on, to the space.
     pub fn restrict(&self) -> Result<Layer, FilesError> {
-        Ok(layer(&restrict(self.fixed.iter().chain(&self.write))?))
+        let rules = self.fixed.iter().chain(&self.write).chain(&self.keep);
+        Ok(layer(&restrict(rules)?))
     }
 
     /// The same, and the process may read what /proc says of itself: a snapshot needs that.

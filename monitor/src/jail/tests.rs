@@ -41,6 +41,7 @@ impl Tree {
             let space = Space {
                 read: &[&root],
                 write: &[&scratch],
+                keep: &[],
                 list: &[Path::new("/proc")],
             };
             let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
@@ -335,6 +336,7 @@ fn no_privilege_is_needed() {
         let space = Space {
             read: &[&root],
             write: &[&scratch],
+            keep: &[],
             list: &[Path::new("/proc")],
         };
         let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
@@ -412,6 +414,7 @@ fn a_boot_reads_what_proc_says_of_itself_alone() {
         let space = Space {
             read: &[&root],
             write: &[&scratch],
+            keep: &[],
             list: &[Path::new("/proc")],
         };
         let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
@@ -560,6 +563,7 @@ fn cost() {
         let space = Space {
             read: &[&root],
             write: &[&scratch],
+            keep: &[],
             list: &[Path::new("/proc")],
         };
         let begun = Instant::now();

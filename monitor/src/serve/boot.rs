@@ -7,8 +7,7 @@ use super::channel::Message;
 use super::child::{self, Setup, Streams};
 use crate::jail::{Jail, Phase};
 use crate::lifecycle::end_process;
-use crate::snapshot::descriptors;
-use crate::snapshot::{Snapshot, SnapshotError};
+use crate::snapshot::{Snapshot, SnapshotError, descriptors, file};
 
 /// Boots in a fresh child; ends it.
 pub fn run(mut world: World, setup: Setup, jail: &Jail) -> ! {
@@ -51,8 +50,10 @@ pub fn run(mut world: World, setup: Setup, jail: &Jail) -> ! {
                 "the program left files in {}, which a clone would not have",
                 String::from_utf8_lossy(&path)
             ))),
-            None => Snapshot::take(process, threads, &noted, remaining.image.as_fd())
-                .and_then(|snapshot| snapshot.save(remaining.state.as_fd())),
+            None => Snapshot::take(process, threads, &noted, remaining.image.as_fd()).and_then(|snapshot| {
+                let (image, head) = (remaining.image.as_fd(), remaining.head.as_fd());
+                file::seal(&snapshot, image, &remaining.stamp, head)
+            }),
         };
         match taken {
             Ok(()) => setup.tell(&Message::Snapshot, None),

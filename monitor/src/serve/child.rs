@@ -21,6 +21,7 @@ use crate::loader;
 use crate::memory::space::Space;
 use crate::process::{Identity, Parts, Process};
 use crate::signals::{Action, host};
+use crate::snapshot::format::Stamp;
 use crate::syscalls::sockets::{self, Sockets};
 use crate::task::Task;
 
@@ -184,7 +185,8 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         ready,
         kontain,
         image,
-        state,
+        head,
+        stamp,
     } = world;
     let vm = device.create_vm().map_err(|error| internal("KVM", &error))?;
     let mut space =
@@ -260,7 +262,8 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         listener,
         kontain,
         image,
-        state,
+        head,
+        stamp,
     };
     Ok((process, task, remaining))
 }
@@ -273,7 +276,8 @@ pub struct Remaining {
     pub listener: Mutex<Option<OwnedFd>>,
     pub kontain: Arc<super::kontain::Files>,
     pub image: OwnedFd,
-    pub state: OwnedFd,
+    pub head: OwnedFd,
+    pub stamp: Stamp,
 }
 
 /// The program's path: looked up in its own PATH when it is a bare name.

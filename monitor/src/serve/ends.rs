@@ -1,9 +1,8 @@
 //! What follows when a child has ended: its receipt, its last word to the caller, and after the boot the snapshot.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::Launch;
@@ -12,9 +11,8 @@ use super::offspring::{Child, describe_status, receipt, send_lines, timeout_mess
 use super::parent::{LAUNCH_PAUSE, Parent, Stop, fail, stop};
 use super::watching::{has_input, unwatch};
 use crate::bundle::Contract;
-use crate::control::{Cause, ControlStream, Event, FailedReason, Receipt, Stream, Text};
+use crate::control::{Cause, ControlStream, Event, FailedReason, Receipt, Source, Stream, Text};
 use crate::errno::Errno;
-use crate::snapshot::Snapshot;
 
 impl Parent {
     pub(super) fn ended(
@@ -55,6 +53,13 @@ impl Parent {
                 let message = Text::message(format!("an instance could not be made: {why}"));
                 control.send(&Event::Warning { message })?;
                 self.pause = Some(Instant::now() + LAUNCH_PAUSE);
+                let from_file = self
+                    .snapshot
+                    .as_ref()
+                    .is_some_and(|snapshot| snapshot.source == Source::File);
+                if from_file && !self.proven {
+                    self.forsake(why, control)?;
+                }
             }
             let call = child.call.as_ref().map(|call| call.name.as_str());
             control.send(&Event::Ended {
@@ -138,8 +143,8 @@ impl Parent {
             Ok(())
         };
         let (launch, reason) = match told {
-            Some(Message::Snapshot) => match self.load_snapshot() {
-                Ok(snapshot) => (Launch::Clone(Arc::new(snapshot)), None),
+            Some(Message::Snapshot) => match self.taken() {
+                Ok(launch) => (launch, None),
                 Err(why) => (Launch::Boot, Some(format!("the snapshot cannot be read: {why}"))),
             },
             Some(Message::Refused(why)) => (Launch::Boot, Some(why)),
@@ -188,14 +193,18 @@ impl Parent {
                 return give_up(self, FailedReason::Exited, why);
             }
         };
-        self.snapshot = match &launch {
-            Launch::Clone(snapshot) => Some(crate::control::Snapshot {
-                digest: self.state_digest().unwrap_or_default(),
-                bytes: snapshot.image_bytes,
-                threads: u32::try_from(snapshot.threads.len()).unwrap_or(u32::MAX),
-            }),
-            _ => None,
-        };
+        self.ready(launch, boot_ms, reason, control)?;
+        self.keep(control)
+    }
+
+    /// The function can take calls.
+    pub(super) fn ready(
+        &mut self,
+        launch: Launch,
+        boot_ms: u64,
+        reason: Option<String>,
+        control: &mut ControlStream<'_>,
+    ) -> Result<(), Stop> {
         // Not before: a boot has rules of its own, and could not be killed from behind these.
         let jail = Rc::get_mut(&mut self.jail).ok_or_else(|| stop("jail")(Errno::INVAL))?;
         jail.lock_files().map_err(Stop::Jail)?;
@@ -207,40 +216,5 @@ impl Parent {
         })?;
         self.launch = Some(launch);
         Ok(())
-    }
-
-    pub(super) fn load_snapshot(&self) -> Result<Snapshot, String> {
-        let world = self.world.as_ref().ok_or("no world")?;
-        Snapshot::load(world.state.as_fd()).map_err(|error| error.to_string())
-    }
-
-    /// SHA-256 of the snapshot's state: names the snapshot in receipts.
-    pub(super) fn state_digest(&self) -> Option<String> {
-        use sha2::{Digest, Sha256};
-        let world = self.world.as_ref()?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0u8; 64 << 10];
-        let mut at = 0i64;
-        loop {
-            // SAFETY: a local buffer with its length.
-            let length = unsafe {
-                libc::pread(
-                    world.state.as_raw_fd(),
-                    buffer.as_mut_ptr().cast(),
-                    buffer.len(),
-                    at,
-                )
-            };
-            match usize::try_from(length) {
-                Ok(0) => break,
-                Ok(length) => {
-                    hash.update(&buffer[..length]);
-                    at += i64::try_from(length).ok()?;
-                }
-                Err(_) => return None,
-            }
-        }
-        let digits: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(format!("sha256:{digits}"))
     }
 }

@@ -106,7 +106,8 @@ fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -
         ready,
         kontain,
         image,
-        state,
+        head,
+        stamp,
     } = world;
     let text = |what: &'static str| move |error: Errno| format!("{what}: {error}");
     let vm = device.create_vm().map_err(|error| error.to_string())?;
@@ -164,7 +165,8 @@ fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -
         listener,
         kontain,
         image,
-        state,
+        head,
+        stamp,
     };
     child::set_name(&snapshot.exe);
     Ok((process, remaining, streams.pipes))

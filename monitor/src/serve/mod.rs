@@ -9,6 +9,7 @@ mod channel;
 mod child;
 mod ends;
 mod instance;
+mod keeping;
 mod kontain;
 mod offspring;
 mod parent;
@@ -27,6 +28,7 @@ use crate::fs::descriptors::raise;
 use crate::fs::{Access, Builder, Namespace};
 use crate::ready::Ready;
 use crate::snapshot::Snapshot;
+use crate::snapshot::format::Stamp;
 use crate::sys;
 use crate::vm::kvm::{Device, KvmError};
 
@@ -51,6 +53,9 @@ pub struct Options {
     pub device: String,
     /// Where private directories of instances are made; this process's own, emptied when it starts.
     pub scratch: PathBuf,
+    /// Where the snapshot is kept for the next `serve`; and after how many seconds it is not used any more.
+    pub snapshot: Option<PathBuf>,
+    pub snapshot_age: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +86,10 @@ pub struct World {
     pub kontain: Arc<kontain::Files>,
     /// The memory image, empty until the program was booted.
     pub image: OwnedFd,
-    pub state: OwnedFd,
+    /// The snapshot's head.
+    pub head: OwnedFd,
+    /// What a snapshot must agree with.
+    pub stamp: Stamp,
 }
 
 /// How an instance begins.
@@ -106,8 +114,9 @@ impl World {
         let kontain = Arc::new(kontain::Files::new(ready.clone()));
         let files = namespace(&bundle, &options.scratch, &kontain)?;
         let image = crate::snapshot::image::create(c"mayfly-image").map_err(host_error("memory image"))?;
-        let state =
-            crate::snapshot::image::create_empty(c"mayfly-state").map_err(host_error("snapshot state"))?;
+        let head =
+            crate::snapshot::image::create_empty(c"mayfly-snapshot").map_err(host_error("snapshot"))?;
+        let stamp = keeping::stamp(&options, &device)?;
         Ok(Self {
             options,
             bundle,
@@ -117,7 +126,8 @@ impl World {
             ready,
             kontain,
             image,
-            state,
+            head,
+            stamp,
         })
     }
 }

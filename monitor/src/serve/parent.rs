@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{Epoll, EpollEvent, EventSet};
 
 use super::channel::{self, Message, Received};
+use super::keeping::Keeper;
 use super::offspring::{Call, Child, send_lines};
 use super::watching::{Source, signal_descriptor, take_streams, unwatch, watch};
 use super::{Launch, Options, ServeError, World, host_error};
@@ -48,6 +49,9 @@ pub(super) struct Parent {
     pub(super) listening: bool,
     pub(super) pause: Option<Instant>,
     pub(super) snapshot: Option<crate::control::Snapshot>,
+    /// An instance has been parked: instances can be made.
+    pub(super) proven: bool,
+    pub(super) keeper: Option<Keeper>,
     pub(super) outcome: Option<i32>,
     pub(super) jail: Rc<Jail>,
 }
@@ -147,9 +151,18 @@ pub(super) fn fail(
 
 /// What `serve` and its children may reach: the image, the private directories, the names of open files.
 fn enter_jail(world: &World) -> Result<Jail, ServeError> {
+    let kept = world.options.snapshot.as_deref().and_then(Path::parent);
+    let kept = kept.map(|directory| {
+        if directory.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            directory
+        }
+    });
     let space = Space {
         read: &[&world.bundle.root],
         write: &[&world.options.scratch],
+        keep: kept.as_slice(),
         list: &[Path::new("/proc")],
     };
     Ok(Jail::enter(&space, Mode::Enforce)?)
@@ -177,6 +190,8 @@ impl Parent {
             listening: false,
             pause: None,
             snapshot: None,
+            proven: false,
+            keeper: None,
             outcome: None,
             jail: Rc::new(jail),
         };
@@ -194,13 +209,15 @@ impl Parent {
         let signals = signal_descriptor().map_err(stop("signalfd"))?;
         watch(&self.epoll, signals.as_raw_fd(), Source::Signals, EventSet::IN)?;
         let mut input = Commands::default();
-        self.boot(control, ready_timeout)?;
+        if !self.restore(control)? {
+            self.boot(control, ready_timeout)?;
+        }
         loop {
             self.refill(control)?;
             if let Some(status) = self.outcome {
                 return Ok(status);
             }
-            if self.draining && self.children.is_empty() {
+            if self.draining && self.children.is_empty() && self.keeper.is_none() {
                 return Ok(0);
             }
             let mut ready = [EpollEvent::default(); 64];
@@ -262,6 +279,7 @@ impl Parent {
                 Received::Nonsense => child.kill(Cause::Internal),
                 Received::Message(Message::Parked, _) if !child.boots => {
                     child.parked = Some(Instant::now());
+                    self.proven = true;
                     control.send(&Event::Parked {
                         instance: child.id,
                         pid: child.pid,
@@ -386,6 +404,10 @@ impl Parent {
             let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
             if pid <= 0 {
                 return Ok(());
+            }
+            if self.keeper.as_ref().is_some_and(|keeper| keeper.pid == pid) {
+                self.kept(status, control)?;
+                continue;
             }
             let number = self
                 .children

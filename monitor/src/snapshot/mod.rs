@@ -1,14 +1,19 @@
 //! A program at its moment of readiness, as data: what every clone begins from.
 //!
-//! Two parts: the *image*, a memory file whose offset is the guest's address; and the *state*, this structure. The boot process writes
-//! both and ends. A clone maps the image privately and rebuilds the rest, so nothing is shared but unwritten pages.
+//! Two parts: the *image*, a memory file whose offset is the guest's address; and the *state*, this structure, within a *head* that has the
+//! digests of both (`format`). The boot process writes both and ends; `file` keeps them on disk. A clone maps the image privately and
+//! rebuilds the rest, so nothing is shared but unwritten pages.
 #![allow(unsafe_code)]
 
 pub mod descriptors;
+pub mod features;
+pub mod file;
+pub mod format;
 pub mod image;
+mod io;
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +25,6 @@ use crate::signals::Action;
 use crate::syscalls::sockets::SocketsState;
 use crate::task::TaskState;
 
-/// Largest state that is read back, bytes: hundreds of threads, thousands of mappings and descriptors.
-const STATE_MAX: u64 = 64 << 20;
-
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The program holds something that a clone cannot be given. The function works, but boots for each call.
@@ -30,8 +32,6 @@ pub enum SnapshotError {
     Refused(String),
     #[error("{what}: {source}")]
     Failed { what: &'static str, source: Errno },
-    #[error("the state of the snapshot is unreadable: {0}")]
-    Unreadable(postcard::Error),
 }
 
 fn failed(what: &'static str) -> impl Fn(Errno) -> SnapshotError {
@@ -118,45 +118,5 @@ impl Snapshot {
             auxiliary: process.identity.auxiliary.clone(),
             image_bytes,
         })
-    }
-
-    /// Writes the state to a memory file.
-    pub fn save(&self, to: BorrowedFd<'_>) -> Result<(), SnapshotError> {
-        let bytes = postcard::to_stdvec(self).map_err(SnapshotError::Unreadable)?;
-        let mut done = 0;
-        while done < bytes.len() {
-            let rest = &bytes[done..];
-            let at = i64::try_from(done).map_err(|_| failed("state")(Errno::INVAL))?;
-            // SAFETY: a local buffer with its length.
-            let step = unsafe { libc::pwrite(to.as_raw_fd(), rest.as_ptr().cast(), rest.len(), at) };
-            let step = from_libc(step as i64).map_err(failed("state"))?;
-            done += usize::try_from(step).map_err(|_| failed("state")(Errno::IO))?;
-        }
-        Ok(())
-    }
-
-    /// Reads a state back; it comes from a process that ran a guest, so it is bounded and checked where it is used.
-    pub fn load(from: BorrowedFd<'_>) -> Result<Self, SnapshotError> {
-        // SAFETY: all-zero is a valid stat.
-        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-        // SAFETY: a local of the documented type.
-        from_libc(unsafe { libc::fstat(from.as_raw_fd(), &raw mut stat) }).map_err(failed("state"))?;
-        let length = u64::try_from(stat.st_size)
-            .ok()
-            .filter(|length| *length <= STATE_MAX);
-        let length = length.ok_or_else(|| failed("state")(Errno(libc::EFBIG)))?;
-        let mut bytes = vec![0u8; usize::try_from(length).map_err(|_| failed("state")(Errno::NOMEM))?];
-        let mut done = 0;
-        while done < bytes.len() {
-            let rest = &mut bytes[done..];
-            let at = i64::try_from(done).map_err(|_| failed("state")(Errno::INVAL))?;
-            // SAFETY: a local buffer with its length.
-            let step = unsafe { libc::pread(from.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), at) };
-            match from_libc(step as i64).map_err(failed("state"))? {
-                0 => return Err(failed("state")(Errno::IO)),
-                step => done += usize::try_from(step).map_err(|_| failed("state")(Errno::IO))?,
-            }
-        }
-        postcard::from_bytes(&bytes).map_err(SnapshotError::Unreadable)
     }
 }

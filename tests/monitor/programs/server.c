@@ -160,6 +160,7 @@ int main(int argc, char **argv) {
         close(fd);
     }
     if (!strcmp(mode, "alarm")) alarm(1000);
+    if (!strcmp(mode, "open") && open("/data", O_RDONLY) < 0) return 6;
     if (!strcmp(mode, "poll")) {
         struct pollfd wait = {listener, POLLIN, 0};
         while (poll(&wait, 1, 500) <= 0) {}
