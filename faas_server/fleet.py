@@ -14,6 +14,7 @@ import structlog
 
 from bundles.revisions import Bundle
 from faas_resources.conditions import Truth
+from faas_server import snapshots
 from faas_server.admission import Gate
 from faas_server.errors import Refusal, busy
 from faas_server.logs import Logs
@@ -87,6 +88,7 @@ class Fleet:
 
     def __init__(self, settings: Settings, reporter: Reporter, receipts: Receipts, logs: Logs, metrics: Metrics) -> None:
         self.functions: dict[Key, Function] = {}
+        self._closing = False
         self._first: set[Key] | None = None  # of the first table, those that were neither ready nor failed yet
         self._settings = settings
         self._reporter = reporter
@@ -104,6 +106,7 @@ class Fleet:
         for key, bundle in table.items():
             self._deploy(key, bundle)
         self._first = set(table) if self._first is None else self._first & table.keys()
+        self._collect()
 
     @property
     def synced(self) -> bool:
@@ -112,6 +115,7 @@ class Fleet:
 
     async def close(self, patience: float) -> None:
         """Ends all revisions; calls in flight get `patience` seconds."""
+        self._closing = True
         for function in self.functions.values():
             function.gone = True
             for revision in function.revisions():
@@ -168,6 +172,13 @@ class Fleet:
         revision = self._retiring.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("revision did not end well", revision=revision.id, error=repr(error))
+        if not self._closing:
+            self._collect()
+
+    def _collect(self) -> None:
+        """Snapshots go with their revisions; those of a server that stops stay for the next."""
+        known = [revision for function in self.functions.values() for revision in function.revisions()]
+        snapshots.retain(self._settings, (revision.id for revision in [*known, *self._retiring.values()]))
 
     # ---- what revisions say (supervising.Listener)
 

@@ -61,6 +61,7 @@ class Snapshot(BaseModel):
     digest: str
     bytes: Count
     threads: Count
+    source: Literal["boot", "file"] = "boot"
 
 
 class Ready(Event):
@@ -207,7 +208,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Launch:
-    """What the monitor's command line says."""
+    """What the monitor's command line says. `snapshot`: where it is kept, and for how many seconds; None: nowhere."""
 
     program: Path
     bundle: Path
@@ -217,10 +218,11 @@ class Launch:
     ready_timeout_ms: int
     log_bytes: int
     output_bytes: int
+    snapshot: tuple[Path, int] | None = None
 
     def argv(self) -> list[str]:
         """The command line."""
-        options = {
+        options: dict[str, Path | int] = {
             "--bundle": self.bundle,
             "--socket": self.socket,
             "--pool": self.pool,
@@ -229,6 +231,8 @@ class Launch:
             "--log-limit": self.log_bytes,
             "--output-limit": self.output_bytes,
         }
+        if self.snapshot is not None:
+            options["--snapshot"], options["--snapshot-age"] = self.snapshot
         return [str(self.program), "serve", *(str(word) for option in options.items() for word in option)]
 
 

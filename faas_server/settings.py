@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     kept_bytes_per_function: Count = Field(4 * MIB, description="Bytes of receipts, and as many of log lines, kept of each function.")
     kept_bytes: Count = Field(256 * MIB, description="Bytes of receipts and log lines kept of all functions.")
 
+    snapshot_days: Annotated[float, Field(ge=0)] = Field(
+        7.0,
+        description="Days for which a restart begins from a snapshot that was kept; then it boots, with a new hash seed. 0: none is kept.",
+    )
+
     # How long
     ready_timeout: Seconds = Field(30.0, description="Seconds in which a program must be ready after it was started.")
     idle_timeout: Seconds = Field(
@@ -117,6 +122,11 @@ class Settings(BaseSettings):
     def sockets(self) -> Path:
         """Where the monitors' sockets are."""
         return self.data / "run"
+
+    @property
+    def snapshots(self) -> Path:
+        """Where the snapshots of revisions are kept."""
+        return self.data / "snapshots"
 
     @property
     def state(self) -> Path:

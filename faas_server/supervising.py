@@ -22,6 +22,7 @@ import structlog
 
 from bundles.errors import BundlesError
 from bundles.revisions import Bundle
+from faas_server import snapshots
 from faas_server.errors import MonitorFailed
 from faas_server.monitor import Accepted, Ended, Event, Failed, Launch, Log, Monitor, Parked, Ready, Warned, clear_up, fresh_socket
 from faas_server.settings import Settings
@@ -252,6 +253,7 @@ class Revision:
             ready_timeout_ms=int(settings.ready_timeout * 1000),
             log_bytes=settings.log_bytes,
             output_bytes=settings.output_bytes,
+            snapshot=snapshots.place(settings, self.id),
         )
 
     def _told(self, event: Event) -> None:

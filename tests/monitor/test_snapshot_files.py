@@ -141,11 +141,20 @@ def sealed(content: bytes, place: int, other: bytes = b"") -> bytes:
 
 def test_a_file_that_others_may_read_or_that_is_no_file_is_not_used(bundle: Path, kept: Path, tmp_path: Path) -> None:
     path = tmp_path / "snapshot"
-    for number, make in enumerate((lambda: path.write_bytes(kept.read_bytes()), lambda: path.symlink_to(kept), lambda: os.mkfifo(path))):
+
+    def readable() -> None:
+        path.write_bytes(kept.read_bytes())
+        path.chmod(0o644)
+
+    def link() -> None:
+        path.symlink_to(kept)
+
+    def fifo() -> None:
+        os.mkfifo(path)
+
+    for make in (readable, link, fifo):
         path.unlink(missing_ok=True)
         make()
-        if not number:
-            path.chmod(0o644)
         with Serve(bundle, tmp_path, "--snapshot", str(path)) as serve:
             assert serve.wait_for("ready")["snapshot"]["source"] == "boot"
             assert serve.wait_for("warning")["message"].startswith(f"the snapshot {path} is not used")

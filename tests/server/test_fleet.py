@@ -537,3 +537,40 @@ async def test_the_condition_ready_says_how_the_function_is(start_node: StartNod
     await store.delete(Image, "default", "peer")
     await store.apply(image("peer"))
     await until("True", "Serving", good)
+
+
+# ---- snapshots on disk
+
+
+def source_of(node: Node, name: str = "peer") -> Any:
+    return node.wait_ready(name)["serving"]["snapshot"]["source"]
+
+
+def test_a_restart_begins_from_the_snapshots_that_were_kept(start_node: StartNode) -> None:
+    node = start_node()
+    revision = deploy(node.data, "peer")
+    assert source_of(node) == "boot"
+    directory = node.data / "snapshots"
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert node.stop() == 0
+    assert (directory / revision).read_text() == revision
+    assert source_of(start_node(node.data)) == "file"
+
+
+def test_a_snapshot_goes_with_its_revision(start_node: StartNode) -> None:
+    node = start_node()
+    first = deploy(node.data, "peer")
+    node.wait_ready("peer")
+    (node.data / "snapshots" / f"{'0' * 16}.new").write_text("left by a monitor that was killed")
+    second = deploy(node.data, "peer")
+    wait_for(lambda: [path.name for path in (node.data / "snapshots").iterdir()] == [second], "the first one's is gone")
+    assert first != second
+    unpublish(node.data, "peer")
+    wait_for(lambda: not list((node.data / "snapshots").iterdir()), "no function, no snapshot")
+
+
+def test_no_snapshot_is_kept_where_none_is_wanted(start_node: StartNode) -> None:
+    node = start_node(snapshot_days=0)
+    deploy(node.data, "peer")
+    assert source_of(node) == "boot"
+    assert not (node.data / "snapshots").exists()

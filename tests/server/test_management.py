@@ -19,7 +19,7 @@ def test_functions_and_their_status(node: Node) -> None:
     assert status["ready"] is True
     serving = status["serving"]
     assert (serving["state"], serving["revision"], serving["boot_ms"]) == ("ready", status["revision"], 12.5)
-    assert serving["snapshot"] == {"digest": "sha256:" + "5" * 64, "bytes": 1 << 20, "threads": 1}
+    assert serving["snapshot"] == {"digest": "sha256:" + "5" * 64, "bytes": 1 << 20, "threads": 1, "source": "boot"}
     assert serving["layers"] == ["seccomp", "landlock"]
     assert serving["monitor_pid"] > 0
     assert status["spec"]["timeout_ms"] == 20_000

@@ -109,6 +109,8 @@ def test_the_command_line_is_the_protocols(tmp_path: Path) -> None:
     argv = Launch(Path("/m"), Path("/b"), Path("/s"), 1, 2, 3, 4, 5).argv()
     options = "--bundle /b --socket /s --pool 1 --instances 2 --ready-timeout 3 --log-limit 4 --output-limit 5"
     assert argv == ["/m", "serve", *options.split()]
+    kept = Launch(Path("/m"), Path("/b"), Path("/s"), 1, 2, 3, 4, 5, (Path("/kept/r"), 60)).argv()
+    assert kept == [*argv, "--snapshot", "/kept/r", "--snapshot-age", "60"]
 
 
 async def test_events_come_in_order_and_drain_ends_it(tmp_path: Path, monitor_program: Path) -> None:

@@ -79,10 +79,14 @@ class Monitor:
             subprocess.Popen(["sleep", self.script["leaves"]], stdin=subprocess.DEVNULL)
         for _ in range(self.options.pool):
             self.say("parked", instance=secrets.token_hex(8), pid=os.getpid())
+        kept = self.options.snapshot
+        source = "file" if kept and kept.exists() else "boot"
+        if kept:
+            kept.write_text(self.spec["revision"])
         self.say(
             "ready",
             boot_ms=12.5,
-            snapshot={"digest": "sha256:" + "5" * 64, "bytes": 1 << 20, "threads": 1},
+            snapshot={"digest": "sha256:" + "5" * 64, "bytes": 1 << 20, "threads": 1, "source": source},
             reason=None,
             layers=["seccomp", "landlock"],
             later="ignored",
@@ -370,6 +374,8 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=Path, required=True)
     for name in ("pool", "instances", "ready-timeout", "log-limit", "output-limit"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--snapshot", type=Path)
+    parser.add_argument("--snapshot-age", type=int)
     return Monitor(parser.parse_args()).run()
 
 

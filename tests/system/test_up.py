@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -51,6 +52,18 @@ def test_nothing_outlives_a_killed_supervisor_and_the_next_one_takes_up(node: No
     assert node.mayfly("call", "filter").returncode == 5
     node.start()
     until(lambda: answers(node, "abc"), "an answer of the next supervisor")
+
+
+def test_a_restart_of_the_node_begins_from_snapshots(node: Node, filter_image: Path) -> None:
+    node.deploy(filter_image, "filter", contract="stdin")
+    assert _serving(node, "filter")["snapshot"]["source"] == "boot"
+    digest = _serving(node, "filter")["snapshot"]["digest"]
+    until(lambda: [path for path in (node.data / "snapshots").iterdir() if not path.suffix], "the file")
+    assert node.stop() == 0
+    node.start()
+    until(lambda: answers(node, "abc"), "an answer")
+    snapshot = _serving(node, "filter")["snapshot"]
+    assert (snapshot["source"], snapshot["digest"]) == ("file", digest)
 
 
 @pytest.mark.parametrize("module", ["faas_server", "faas_downloader"])
@@ -112,6 +125,11 @@ def test_calls_in_flight_come_to_their_end_when_it_stops(node: Node, place: Path
     assert received.endswith(b"halfdone")
     assert node.wait() == 0
     node.start()
+
+
+def _serving(node: Node, name: str) -> dict[str, Any]:
+    with urlopen(f"{node.url}/_mayfly/functions/default/{name}", timeout=10) as answer:
+        return dict(json.load(answer)["serving"])
 
 
 def _running(node: Node) -> int:
