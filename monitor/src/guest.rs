@@ -2,16 +2,16 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 
 use crate::errno::Errno;
 use crate::fs::descriptors::MONITOR_FD_FLOOR;
 use crate::fs::{At, Files, GuestInfo, Namespace, NoGuest, OpenRequest, Region};
-use crate::memory::mapping::Backing;
+use crate::loader::Opened;
+use crate::memory::mapping::{MappedFile, Mapping};
 use crate::process::Process;
 use crate::signals::host;
 use crate::sys;
-use crate::vm::layout::STACK_TOP;
 
 /// The monitor's own descriptors above the floor: VM, vCPUs, roots, pipes.
 const OWN_DESCRIPTORS: u64 = 2048;
@@ -47,7 +47,7 @@ pub fn prepare_process() -> i32 {
 }
 
 /// Opens a program for the loader: it must be a regular file that may be executed.
-pub fn open_program(files: Files<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
+pub fn open_program(files: Files<'_>, path: &CStr) -> Result<Opened, Errno> {
     let fd = files
         .open(
             At::cwd(path),
@@ -58,7 +58,8 @@ pub fn open_program(files: Files<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG || stat.st_mode & 0o111 == 0 {
         return Err(Errno::ACCES);
     }
-    Ok(fd)
+    let shown = files.mapped_file(fd.as_fd())?;
+    Ok(Opened { fd, shown })
 }
 
 /// Strings one after the other, each with its NUL.
@@ -81,13 +82,19 @@ impl GuestInfo for Process {
                 write: mapping.protection.write,
                 execute: mapping.protection.execute,
                 shared: mapping.shared,
-                name: match mapping.backing {
-                    _ if mapping.end == STACK_TOP && mapping.stack => b"[stack]".to_vec(),
-                    Backing::File => space.file_name(start),
-                    _ if space.is_heap(start) => b"[heap]".to_vec(),
-                    _ => Vec::new(),
+                offset: mapping.origin.map_or(0, |origin| origin.offset),
+                file: match space.file(mapping) {
+                    Some(file) => file.clone(),
+                    None => MappedFile {
+                        name: match mapping {
+                            Mapping { stack: true, .. } => b"[stack]".to_vec(),
+                            Mapping { origin: Some(_), .. } => b"/dev/zero (deleted)".to_vec(),
+                            _ if space.is_heap(start) => b"[heap]".to_vec(),
+                            _ => Vec::new(),
+                        },
+                        ..MappedFile::default()
+                    },
                 },
-                ..Region::default()
             })
             .collect()
     }

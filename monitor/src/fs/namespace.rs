@@ -11,6 +11,7 @@ use super::mounts::{Access, Directory, Mount, Mounts, Scratch, Source, SpecialFi
 use super::resolve::{At, Last, Rules};
 use super::synthetic::{self, Devices, Machine, Tree};
 use crate::errno::Errno;
+use crate::memory::mapping::MappedFile;
 
 /// What the synthetic files tell about the guest; implemented by whoever runs it.
 pub trait GuestInfo: Send + Sync {
@@ -50,10 +51,8 @@ pub struct Region {
     pub execute: bool,
     pub shared: bool,
     pub offset: u64,
-    pub device: u64,
-    pub inode: u64,
-    /// The file as the host's /proc names it, or a name such as `[stack]`.
-    pub name: Vec<u8>,
+    /// The file, or a name such as `[stack]`.
+    pub file: MappedFile,
 }
 
 /// The mounts of a guest, and its working directory where the host process cannot have it.
@@ -329,16 +328,6 @@ impl Namespace {
         Ok(Described::Foreign)
     }
 
-    /// The guest's name of a mapped file, of which the host's name is known; none for what is not the guest's.
-    pub(super) fn mapping_name(&self, shown: &[u8]) -> Vec<u8> {
-        match self.translate(shown.to_vec(), || Ok(true)) {
-            Ok(Described::Path { path, deleted: false }) => path,
-            Ok(Described::Path { path, deleted: true }) => [&path, DELETED].concat(),
-            Ok(Described::Unnamed(name)) => name,
-            Ok(Described::Foreign) | Err(_) => Vec::new(),
-        }
-    }
-
     /// The guest's working directory.
     pub(super) fn working_directory(&self) -> Result<Vec<u8>, Errno> {
         let synthetic = self.synthetic_directory.load(Ordering::Acquire);
@@ -436,6 +425,22 @@ pub struct Files<'a> {
 impl<'a> Files<'a> {
     pub fn new(namespace: &'a Namespace, guest: &'a dyn GuestInfo) -> Self {
         Self { namespace, guest }
+    }
+
+    /// What a file is that the guest maps.
+    pub fn mapped_file(&self, fd: BorrowedFd<'_>) -> Result<MappedFile, Errno> {
+        let stat = host::stat(fd)?;
+        let name = match self.namespace.describe(fd)? {
+            Described::Path { path, deleted: false } => path,
+            Described::Path { path, deleted: true } => [&path, DELETED].concat(),
+            Described::Unnamed(name) => name,
+            Described::Foreign => Vec::new(),
+        };
+        Ok(MappedFile {
+            name,
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        })
     }
 
     /// Where a descriptor of the guest leads, as `/proc/self/fd` shows it.

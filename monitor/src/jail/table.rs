@@ -173,6 +173,8 @@ const FIGETBSZ: u64 = 2;
 /// Commands that libc does not have, from <linux/fcntl.h>.
 const F_GETSIG: i32 = 11;
 const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
+const F_GETOWN_EX: i32 = 16;
 const F_DUPFD_QUERY: i32 = 1027;
 const F_CREATED_QUERY: i32 = 1028;
 
@@ -327,11 +329,18 @@ pub const ROWS: &[Row] = &[
     fcntl!(libc::F_GETOWN, ""),
     fcntl!(F_GETSIG, ""),
     fcntl!(F_SETSIG, "says which signal, not to whom"),
+    fcntl!(F_GETOWN_EX, "the C library's F_GETOWN"),
     answer(
         libc::SYS_fcntl,
         libc::EPERM,
         &[int(1, c(libc::F_SETOWN))],
         "it would signal any process",
+    ),
+    answer(
+        libc::SYS_fcntl,
+        libc::EPERM,
+        &[int(1, c(F_SETOWN_EX))],
+        "the same",
     ),
     fcntl!(libc::F_ADD_SEALS, "synthetic files are sealed"),
     fcntl!(libc::F_GET_SEALS, ""),
@@ -403,12 +412,7 @@ pub const ROWS: &[Row] = &[
     any(libc::SYS_mremap, ""),
     any(libc::SYS_madvise, ""),
     any(libc::SYS_msync, ""),
-    row(
-        libc::SYS_mincore,
-        Phases::BOOT,
-        &[],
-        "which pages a snapshot needs",
-    ),
+    guest(libc::SYS_mincore, "which pages a snapshot needs; mincore(2)"),
     any(libc::SYS_brk, ""),
     // Waiting.
     any(libc::SYS_poll, ""),

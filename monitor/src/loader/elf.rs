@@ -5,10 +5,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::LoadError;
+use super::{LoadError, Opened};
 use crate::errno::Errno;
 use crate::memory::access;
-use crate::memory::space::Space;
+use crate::memory::space::{FileAt, Space};
 use crate::sys;
 use crate::vm::layout::{PAGE, WINDOW, page_down, page_up};
 
@@ -180,7 +180,7 @@ impl Image {
     }
 
     /// Maps the segments at `base`.
-    pub fn map(&self, space: &mut Space, file: &OwnedFd, base: u64, path: &str) -> Result<Mapped, LoadError> {
+    pub fn map(&self, space: &mut Space, file: &Opened, base: u64, path: &str) -> Result<Mapped, LoadError> {
         let mut headers = 0;
         for segment in &self.segments {
             map_segment(space, file, base, segment).map_err(|source| LoadError::Map {
@@ -199,7 +199,7 @@ impl Image {
     }
 }
 
-fn map_segment(space: &mut Space, file: &OwnedFd, base: u64, segment: &Segment) -> Result<(), Errno> {
+fn map_segment(space: &mut Space, file: &Opened, base: u64, segment: &Segment) -> Result<(), Errno> {
     let bits = [(PF_R, 1), (PF_W, 2), (PF_X, 4)]
         .iter()
         .filter(|(flag, _)| segment.flags & flag != 0)
@@ -212,7 +212,12 @@ fn map_segment(space: &mut Space, file: &OwnedFd, base: u64, segment: &Segment) 
     let fixed = libc::MAP_PRIVATE | libc::MAP_FIXED;
     if segment.in_file > 0 {
         let offset = page_down(segment.offset);
-        space.map(page, file_end - page, bits, fixed, file.as_raw_fd(), offset)?;
+        let file = FileAt {
+            fd: file.fd.as_raw_fd(),
+            offset,
+            file: file.shown.clone(),
+        };
+        space.map(page, file_end - page, bits, fixed, Some(file))?;
         mapped_end = page_up(file_end).ok_or(Errno::NOMEM)?;
         if bits & 2 != 0 && mapped_end > file_end {
             // What the file has behind the segment is not the program's: the rest of the page is zero.
@@ -229,8 +234,7 @@ fn map_segment(space: &mut Space, file: &OwnedFd, base: u64, segment: &Segment) 
             memory_end - mapped_end,
             bits,
             fixed | libc::MAP_ANONYMOUS,
-            -1,
-            0,
+            None,
         )?;
     }
     Ok(())

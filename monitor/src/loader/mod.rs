@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 
 use crate::errno::Errno;
+use crate::memory::mapping::MappedFile;
 use crate::memory::space::Space;
 use crate::vm::layout::{MMAP_TOP, PAGE, PROGRAM_BASE, page_up};
 
@@ -63,6 +64,12 @@ pub struct Loaded {
     pub args: Vec<CString>,
 }
 
+/// A program's file, and what /proc says of its mappings.
+pub struct Opened {
+    pub fd: OwnedFd,
+    pub shown: MappedFile,
+}
+
 /// What to run.
 pub struct Request<'a> {
     pub path: &'a CStr,
@@ -73,12 +80,12 @@ pub struct Request<'a> {
 }
 
 /// Whether a program could be loaded, as execve(2) answers: nothing is mapped.
-pub fn check(path: &CStr, open: &dyn Fn(&CStr) -> Result<OwnedFd, Errno>) -> Result<(), Errno> {
+pub fn check(path: &CStr, open: &dyn Fn(&CStr) -> Result<Opened, Errno>) -> Result<(), Errno> {
     let mut path = path.to_owned();
     for _ in 0..=SCRIPT_DEPTH {
         let file = open(&path)?;
-        let Some((interpreter, _)) = script(&file) else {
-            let image = elf::Image::read(&file, "").map_err(|error| match error {
+        let Some((interpreter, _)) = script(&file.fd) else {
+            let image = elf::Image::read(&file.fd, "").map_err(|error| match error {
                 LoadError::Open { source, .. } => source,
                 _ => Errno(libc::ENOEXEC),
             })?;
@@ -96,7 +103,7 @@ pub fn check(path: &CStr, open: &dyn Fn(&CStr) -> Result<OwnedFd, Errno>) -> Res
 pub fn load(
     space: &mut Space,
     request: &Request<'_>,
-    open: &dyn Fn(&CStr) -> Result<OwnedFd, Errno>,
+    open: &dyn Fn(&CStr) -> Result<Opened, Errno>,
 ) -> Result<Loaded, LoadError> {
     let opened = |path: &CStr| {
         open(path).map_err(|source| LoadError::Open {
@@ -115,7 +122,7 @@ pub fn load(
     let mut args = request.args.clone();
     let mut file = opened(&path)?;
     for _ in 0..SCRIPT_DEPTH {
-        let Some((interpreter, argument)) = script(&file) else {
+        let Some((interpreter, argument)) = script(&file.fd) else {
             break;
         };
         let mut rest = args.split_off(1.min(args.len()));
@@ -127,7 +134,7 @@ pub fn load(
         path = interpreter;
     }
     let name = path.to_string_lossy().into_owned();
-    let program = elf::Image::read(&file, &name)?;
+    let program = elf::Image::read(&file.fd, &name)?;
     let base = if program.relocatable { PROGRAM_BASE } else { 0 };
     let mapped = program.map(space, &file, base, &name)?;
     space.set_heap(page_up(mapped.end).unwrap_or(mapped.end) + PAGE);
@@ -136,7 +143,7 @@ pub fn load(
     if let Some(interpreter) = &program.interpreter {
         let name = interpreter.to_string_lossy().into_owned();
         let file = wanted(&path, interpreter)?;
-        let linker = elf::Image::read(&file, &name)?;
+        let linker = elf::Image::read(&file.fd, &name)?;
         interpreter_base = (MMAP_TOP - linker.span()) & !(PAGE - 1);
         entry = linker.map(space, &file, interpreter_base, &name)?.entry;
     }

@@ -20,7 +20,11 @@ impl Space {
     /// What a page fault at `address` means. `write` and `fetch` from its error code.
     pub fn fault(&mut self, address: u64, write: bool, fetch: bool) -> Fault {
         let Some((_, mapping)) = self.find(address) else {
-            return Fault::Unmapped;
+            return if self.grow_down(address) {
+                Fault::Retry
+            } else {
+                Fault::Unmapped
+            };
         };
         let allowed = mapping.protection;
         if !(allowed.any() && (!write || allowed.write) && (!fetch || allowed.execute)) {

@@ -128,3 +128,78 @@ pub fn relocate(
     }
     host_protect(new, new_length, mapping.protection.host())
 }
+
+/// Maps what the host shows at `from` once more at `to`: for shared memory and files.
+pub fn double(from: u64, to: u64, length: u64) -> Result<(), Errno> {
+    // SAFETY: both places lie in the window; an old length of zero only reads the mapping at `from`.
+    let at = unsafe {
+        libc::mremap(
+            host_pointer(from),
+            0,
+            size(length)?,
+            libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+            host_pointer(to),
+        )
+    };
+    if at == libc::MAP_FAILED {
+        Err(Errno::last())
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes the host mapping at `old..old_end` reach to `new_end`, over the reservation behind it.
+pub fn grow_host(old: u64, old_end: u64, new_end: u64, mapping: &Mapping) -> Result<(), Errno> {
+    if mapping.is_private_anonymous() || matches!(mapping.backing, Backing::Image { .. }) {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        return host_map(
+            old_end,
+            new_end - old_end,
+            mapping.protection.host(),
+            flags,
+            -1,
+            0,
+        );
+    }
+    let (old_size, new_size) = (size(old_end - old)?, size(new_end - old)?);
+    // Away and back, longer: in place the reservation is in the way. The first step leaves the range mapped, so nothing of
+    // the monitor's can come to lie in it.
+    // The C library's function would not pass the address, of which the kernel wants none.
+    // SAFETY: the range lies in the window; the temporary place is the kernel's choice among free addresses.
+    let away = unsafe {
+        libc::syscall(
+            libc::SYS_mremap,
+            host_pointer(old),
+            old_size,
+            old_size,
+            libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP,
+            0,
+        )
+    };
+    let away = crate::errno::from_libc(away)? as *mut libc::c_void;
+    // SAFETY: from the place just made, over the range in the window that it came from and the reservation behind it.
+    let back = unsafe {
+        libc::mremap(
+            away,
+            old_size,
+            new_size,
+            libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+            host_pointer(old),
+        )
+    };
+    if back != libc::MAP_FAILED {
+        return Ok(());
+    }
+    let error = Errno::last();
+    // SAFETY: as above, with the old length, which always fits.
+    unsafe {
+        libc::mremap(
+            away,
+            old_size,
+            old_size,
+            libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+            host_pointer(old),
+        )
+    };
+    Err(error)
+}

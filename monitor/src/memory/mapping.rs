@@ -16,6 +16,22 @@ pub enum Backing {
     },
 }
 
+/// What /proc says of a mapped file, as the guest knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MappedFile {
+    pub name: Vec<u8>,
+    pub device: u64,
+    pub inode: u64,
+}
+
+/// Which object a mapping shows, and from where. Mappings of different ones are never merged, so each has one end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Origin {
+    /// Key in the list of files of the address space; one without an entry there is shared anonymous memory.
+    pub object: u64,
+    pub offset: u64,
+}
+
 /// One mapping; its start is the key in the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mapping {
@@ -23,11 +39,31 @@ pub struct Mapping {
     pub protection: Protection,
     pub shared: bool,
     pub backing: Backing,
+    /// None for private anonymous memory.
+    pub origin: Option<Origin>,
     /// The main stack: not counted, it is bounded.
     pub stack: bool,
+    /// Grows down when the page before it is touched (MAP_GROWSDOWN).
+    pub grows: bool,
+    /// Zeroes in whatever is made of this process: the child of a fork, and a snapshot's clone (MADV_WIPEONFORK).
+    pub wiped: bool,
 }
 
 impl Mapping {
+    /// An ordinary private anonymous one.
+    pub fn anonymous(end: u64, protection: Protection) -> Self {
+        Self {
+            end,
+            protection,
+            shared: false,
+            backing: Backing::Anonymous,
+            origin: None,
+            stack: false,
+            grows: false,
+            wiped: false,
+        }
+    }
+
     /// Bytes that this mapping may make the node commit.
     pub fn charge(&self, start: u64, end: u64) -> u64 {
         let private = !self.shared || self.backing == Backing::Anonymous;
@@ -36,5 +72,26 @@ impl Mapping {
         } else {
             0
         }
+    }
+
+    /// The part that begins `by` bytes later.
+    pub fn later(self, by: u64) -> Self {
+        let move_on = |origin: Origin| Origin {
+            offset: origin.offset.wrapping_add(by),
+            ..origin
+        };
+        Self {
+            origin: self.origin.map(move_on),
+            ..self
+        }
+    }
+
+    /// Private memory that no file is behind.
+    pub fn is_private_anonymous(&self) -> bool {
+        let anonymous = matches!(
+            self.backing,
+            Backing::Anonymous | Backing::Image { anonymous: true }
+        );
+        anonymous && !self.shared
     }
 }

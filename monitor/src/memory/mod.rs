@@ -1,10 +1,12 @@
 //! The guest's memory: the one checked way into it, and its address space.
 
 pub mod access;
+mod advice;
 pub mod faults;
 mod host_side;
 mod host_stack;
 pub mod mapping;
+pub mod moving;
 pub mod space;
 
 pub use host_stack::stack;

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::host_side::{host_advise, host_map, host_protect, relocate, reserve};
-use super::mapping::{Backing, Mapping};
+use super::host_side::{host_advise, host_map, host_protect, reserve};
+use super::mapping::{Backing, MappedFile, Mapping, Origin};
 use crate::errno::{Errno, SysResult};
 use crate::vm::kvm::Vm;
 use crate::vm::layout::{
-    HEAP_MAX, HOST_BASE, LOW_END, MMAP_TOP, PAGE, STACK_SIZE, STACK_TOP, WINDOW, page_down, page_up,
+    HEAP_MAX, LOW_END, MMAP_TOP, PAGE, STACK_SIZE, STACK_TOP, WINDOW, page_down, page_up,
 };
 use crate::vm::low;
 use crate::vm::page_tables::{PageTables, Protection};
@@ -21,6 +21,15 @@ use crate::vm::page_tables::{PageTables, Protection};
 const MAP_32BIT_TOP: u64 = 0x7fff_0000;
 /// Most mappings (vm.max_map_count).
 const MAPPINGS_MAX: usize = 65530;
+/// What stays free below a mapping that grows down, bytes (stack_guard_gap).
+pub(super) const GUARD: u64 = 256 * PAGE;
+
+/// A file to map: the guest's descriptor, already checked, and the place in the file.
+pub struct FileAt {
+    pub fd: i32,
+    pub offset: u64,
+    pub file: MappedFile,
+}
 
 /// What a snapshot keeps of an address space.
 #[derive(Clone, Serialize, Deserialize)]
@@ -28,6 +37,7 @@ pub struct SpaceState {
     pub mappings: Vec<(u64, Mapping)>,
     pub heap_start: u64,
     pub heap_end: u64,
+    pub files: BTreeMap<u64, MappedFile>,
 }
 
 pub struct Space {
@@ -36,6 +46,10 @@ pub struct Space {
     vm: Vm,
     heap_start: u64,
     heap_end: u64,
+    /// The files of the mappings, and perhaps some that were mapped before.
+    files: BTreeMap<u64, MappedFile>,
+    /// The key of the next file.
+    next_object: u64,
     /// Bytes committed, and the most allowed.
     committed: u64,
     limit: u64,
@@ -56,6 +70,8 @@ impl Space {
             vm,
             heap_start: 0,
             heap_end: 0,
+            files: BTreeMap::new(),
+            next_object: 0,
             committed: 0,
             limit,
             generation: 0,
@@ -89,6 +105,7 @@ impl Space {
                 .collect(),
             heap_start: self.heap_start,
             heap_end: self.heap_end,
+            files: self.files.clone(),
         }
     }
 
@@ -98,6 +115,11 @@ impl Space {
     pub fn restore(&mut self, state: &SpaceState, image: i32) -> Result<(), Errno> {
         self.heap_start = state.heap_start;
         self.heap_end = state.heap_end;
+        self.files = state.files.clone();
+        self.next_object = state
+            .files
+            .last_key_value()
+            .map_or(0, |(last, _)| last.saturating_add(1));
         for (start, mapping) in &state.mappings {
             let (start, mut mapping) = (*start, *mapping);
             if start < LOW_END
@@ -111,19 +133,26 @@ impl Space {
                 mapping.backing,
                 Backing::Anonymous | Backing::Image { anonymous: true }
             );
+            let (flags, image) = if mapping.wiped {
+                (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1)
+            } else {
+                (libc::MAP_PRIVATE, image)
+            };
             if mapping.protection.any() {
                 host_map(
                     start,
                     mapping.end - start,
                     mapping.protection.host(),
-                    libc::MAP_PRIVATE,
+                    flags,
                     image,
-                    start,
+                    if mapping.wiped { 0 } else { start },
                 )?;
                 self.vm.ensure(start, mapping.end)?;
                 self.tables.set(start, mapping.end, mapping.protection)?;
             }
-            mapping.backing = Backing::Image { anonymous };
+            if !mapping.wiped {
+                mapping.backing = Backing::Image { anonymous };
+            }
             mapping.shared = false;
             self.committed += mapping.charge(start, mapping.end);
             self.mappings.insert(start, mapping);
@@ -149,48 +178,74 @@ impl Space {
         (self.heap_start..self.heap_end).contains(&start)
     }
 
-    /// The host's name of the file mapped here, empty if there is none.
-    pub fn file_name(&self, start: u64) -> Vec<u8> {
-        let wanted = format!("{:x}-", HOST_BASE + start);
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-        let line = maps.lines().find(|line| line.starts_with(&wanted));
-        line.and_then(|line| line.find('/').map(|at| line.as_bytes()[at..].to_vec()))
-            .unwrap_or_default()
+    /// The file that a mapping shows.
+    pub fn file(&self, mapping: &Mapping) -> Option<&MappedFile> {
+        self.files.get(&mapping.origin?.object)
+    }
+
+    /// The key of a file that is about to be mapped; `None` is new shared anonymous memory.
+    fn object(&mut self, file: Option<MappedFile>) -> u64 {
+        let known = self.files.iter().find(|(_, known)| Some(*known) == file.as_ref());
+        if let Some((object, _)) = known {
+            return *object;
+        }
+        let object = self.next_object;
+        self.next_object += 1;
+        if let Some(file) = file {
+            if self.files.len() > 2 * self.mappings.len() + 64 {
+                let used: std::collections::BTreeSet<u64> = self
+                    .mappings
+                    .values()
+                    .filter_map(|mapping| Some(mapping.origin?.object))
+                    .collect();
+                self.files.retain(|object, _| used.contains(object));
+            }
+            self.files.insert(object, file);
+        }
+        object
     }
 
     /// Parts of mappings inside `start..end`, as (start, end, mapping).
-    fn parts(&self, start: u64, end: u64) -> Vec<(u64, u64, Mapping)> {
+    pub(super) fn parts(&self, start: u64, end: u64) -> Vec<(u64, u64, Mapping)> {
         let first = self.find(start).map_or(start, |(at, _)| at);
         self.mappings
             .range(first..end)
-            .map(|(at, mapping)| ((*at).max(start), mapping.end.min(end), *mapping))
+            .map(|(at, mapping)| {
+                let from = (*at).max(start);
+                (from, mapping.end.min(end), mapping.later(from - *at))
+            })
             .filter(|(from, to, _)| from < to)
             .collect()
     }
 
-    fn covered(&self, start: u64, end: u64) -> bool {
+    /// Where the mapped memory from `start` on ends, at `end` at the latest.
+    fn reach(&self, start: u64, end: u64) -> u64 {
         let mut at = start;
         for (from, to, _) in self.parts(start, end) {
             if from != at {
-                return false;
+                break;
             }
             at = to;
         }
-        at == end
+        at
     }
 
-    fn is_free(&self, start: u64, end: u64) -> bool {
+    pub(super) fn covered(&self, start: u64, end: u64) -> bool {
+        self.reach(start, end) == end
+    }
+
+    pub(super) fn is_free(&self, start: u64, end: u64) -> bool {
         start >= LOW_END && end <= WINDOW && start < end && self.parts(start, end).is_empty()
     }
 
-    fn charge(&self, start: u64, end: u64) -> u64 {
+    pub(super) fn charge(&self, start: u64, end: u64) -> u64 {
         self.parts(start, end)
             .iter()
             .map(|(from, to, mapping)| mapping.charge(*from, *to))
             .sum()
     }
 
-    fn check_limit(&self, released: u64, wanted: u64) -> Result<(), Errno> {
+    pub(super) fn check_limit(&self, released: u64, wanted: u64) -> Result<(), Errno> {
         if self.committed - released + wanted > self.limit || self.mappings.len() > MAPPINGS_MAX {
             return Err(Errno::NOMEM);
         }
@@ -198,7 +253,7 @@ impl Space {
     }
 
     /// Removes `start..end` from the list, splitting what reaches over its ends.
-    fn remove(&mut self, start: u64, end: u64) {
+    pub(super) fn remove(&mut self, start: u64, end: u64) {
         for (from, to, mapping) in self.parts(start, end) {
             self.committed -= mapping.charge(from, to);
             let (whole_start, whole) = match self.find(from) {
@@ -210,24 +265,33 @@ impl Space {
                 self.mappings.insert(whole_start, Mapping { end: from, ..whole });
             }
             if to < whole.end {
-                self.mappings.insert(to, whole);
+                self.mappings.insert(to, whole.later(to - whole_start));
             }
         }
     }
 
     /// Adds a mapping over free space, merged with equal neighbours.
-    fn insert(&mut self, mut start: u64, mut mapping: Mapping) {
+    pub(super) fn insert(&mut self, mut start: u64, mut mapping: Mapping) {
         self.committed += mapping.charge(start, mapping.end);
-        let mergeable = |other: &Mapping, end| Mapping { end, ..*other } == Mapping { end, ..mapping };
         if let Some((before, left)) = self.mappings.range(..start).next_back().map(|(at, m)| (*at, *m))
             && left.end == start
-            && mergeable(&left, mapping.end)
+            && (Mapping {
+                end: mapping.end,
+                ..left.later(start - before)
+            }) == mapping
         {
             self.mappings.remove(&before);
+            mapping = Mapping {
+                end: mapping.end,
+                ..left
+            };
             start = before;
         }
         if let Some(right) = self.mappings.get(&mapping.end).copied()
-            && mergeable(&right, mapping.end)
+            && (Mapping {
+                end: right.end,
+                ..mapping.later(mapping.end - start)
+            }) == right
         {
             self.mappings.remove(&mapping.end);
             mapping.end = right.end;
@@ -236,13 +300,14 @@ impl Space {
     }
 
     /// The highest free range of `length` bytes below `top`.
-    fn gap(&self, length: u64, top: u64) -> Option<u64> {
+    pub(super) fn gap(&self, length: u64, top: u64) -> Option<u64> {
         let mut end = top;
         for (start, mapping) in self.mappings.range(..top).rev() {
             if mapping.end < end && end - mapping.end >= length {
                 break;
             }
-            end = end.min(*start);
+            let guard = if mapping.grows { GUARD } else { 0 };
+            end = end.min(start.saturating_sub(guard));
         }
         (end >= LOW_END + length).then(|| end - length)
     }
@@ -250,7 +315,7 @@ impl Space {
     // ------------------------------------------------------------------ changes
 
     /// Clears the entries, does `host`, sets the entries: the order that KVM's shadow tables need.
-    fn change(
+    pub(super) fn change(
         &mut self,
         start: u64,
         end: u64,
@@ -267,15 +332,14 @@ impl Space {
         self.vm.ensure_tables(self.tables.bytes())
     }
 
-    /// Implements mmap(2). `fd` is the guest's, already checked, or -1.
+    /// Implements mmap(2); anonymous memory has no file.
     pub fn map(
         &mut self,
         address: u64,
         length: u64,
         bits: u64,
         flags: i32,
-        fd: i32,
-        offset: u64,
+        file: Option<FileAt>,
     ) -> SysResult {
         let length = page_up(length)
             .filter(|length| *length > 0)
@@ -285,12 +349,12 @@ impl Space {
         }
         let noreplace = flags & libc::MAP_FIXED_NOREPLACE == libc::MAP_FIXED_NOREPLACE;
         let fixed = flags & libc::MAP_FIXED != 0 || noreplace;
-        let anonymous = flags & libc::MAP_ANONYMOUS != 0;
         let shared = match flags & libc::MAP_TYPE {
             libc::MAP_PRIVATE => false,
             libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE => true,
             _ => return Err(Errno::INVAL),
         };
+        let (host_fd, offset) = file.as_ref().map_or((-1, 0), |file| (file.fd, file.offset));
         if !aligned(offset) || (fixed && !aligned(address)) {
             return Err(Errno::INVAL);
         }
@@ -320,17 +384,21 @@ impl Space {
         };
         let end = start + length;
         let protection = Protection::from_bits(bits);
-        let backing = if anonymous {
-            Backing::Anonymous
-        } else {
-            Backing::File
-        };
+        let anonymous = file.is_none();
+        let origin = (!anonymous || shared).then(|| Origin {
+            object: self.object(file.map(|file| file.file)),
+            offset,
+        });
         let mapping = Mapping {
-            end,
-            protection,
             shared,
-            backing,
-            stack: false,
+            backing: if anonymous {
+                Backing::Anonymous
+            } else {
+                Backing::File
+            },
+            origin,
+            grows: flags & libc::MAP_GROWSDOWN != 0 && anonymous && !shared,
+            ..Mapping::anonymous(end, protection)
         };
         self.check_limit(self.charge(start, end), mapping.charge(start, end))?;
         let host_flags = if shared {
@@ -344,7 +412,6 @@ impl Space {
             } else {
                 0
             };
-        let host_fd = if anonymous { -1 } else { fd };
         let changed = self.change(start, end, protection, || {
             host_map(start, length, protection.host(), host_flags, host_fd, offset)
         });
@@ -357,6 +424,15 @@ impl Space {
         }
         self.remove(start, end);
         self.insert(start, mapping);
+        if flags & libc::MAP_POPULATE != 0 && protection.any() {
+            let advice = if protection.write {
+                libc::MADV_POPULATE_WRITE
+            } else {
+                libc::MADV_POPULATE_READ
+            };
+            // As in the kernel, what cannot be made present is no error.
+            let _ = host_advise(start, length, advice);
+        }
         Ok(start)
     }
 
@@ -376,11 +452,8 @@ impl Space {
         self.insert(
             start,
             Mapping {
-                end: STACK_TOP,
-                protection: Protection::READ_WRITE,
-                shared: false,
-                backing: Backing::Anonymous,
                 stack: true,
+                ..Mapping::anonymous(STACK_TOP, Protection::READ_WRITE)
             },
         );
         Ok(STACK_TOP)
@@ -413,10 +486,13 @@ impl Space {
         if length == 0 {
             return Ok(0);
         }
-        // The host's reservation would let a hole pass: the list decides.
-        if end > WINDOW || !self.covered(address, end) {
+        // The host's reservation would let a hole pass: the list decides. What is before a hole is changed, as in the kernel.
+        let wanted_end = end;
+        let end = self.reach(address, end);
+        if end == address {
             return Err(Errno::NOMEM);
         }
+        let length = end - address;
         let protection = Protection::from_bits(bits);
         let parts = self.parts(address, end);
         let wanted = parts
@@ -444,7 +520,11 @@ impl Space {
                 },
             );
         }
-        Ok(0)
+        if end < wanted_end {
+            Err(Errno::NOMEM)
+        } else {
+            Ok(0)
+        }
     }
 
     /// Sets where the heap begins: behind the program.
@@ -463,7 +543,7 @@ impl Space {
         };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let done = match new.cmp(&old) {
-            std::cmp::Ordering::Greater => self.map(old, new - old, 3, flags, -1, 0).is_ok(),
+            std::cmp::Ordering::Greater => self.map(old, new - old, 3, flags, None).is_ok(),
             std::cmp::Ordering::Less => self.unmap(new, old - new).is_ok(),
             std::cmp::Ordering::Equal => true,
         };
@@ -472,154 +552,8 @@ impl Space {
         }
         self.heap_end
     }
-
-    /// Implements mremap(2).
-    pub fn remap(
-        &mut self,
-        old: u64,
-        old_length: u64,
-        new_length: u64,
-        flags: i32,
-        target: u64,
-    ) -> SysResult {
-        let old_length = page_up(old_length).ok_or(Errno::INVAL)?;
-        let new_length = page_up(new_length)
-            .filter(|length| *length > 0 && *length <= WINDOW)
-            .ok_or(Errno::INVAL)?;
-        let fixed = flags & libc::MREMAP_FIXED != 0;
-        let may_move = flags & libc::MREMAP_MAYMOVE != 0;
-        if !aligned(old) || flags & !(libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE) != 0 || (fixed && !may_move)
-        {
-            return Err(Errno::INVAL);
-        }
-        let old_end = old.checked_add(old_length).ok_or(Errno::INVAL)?;
-        let (_, mapping) = self.find(old).ok_or(Errno::FAULT)?;
-        if old_length == 0 || !self.covered(old, old_end) {
-            // Length 0 duplicates a shared mapping: refused.
-            return Err(if old_length == 0 {
-                Errno::INVAL
-            } else {
-                Errno::FAULT
-            });
-        }
-        if self.parts(old, old_end).len() != 1 {
-            // Neighbours that are alike are one mapping here, so these differ: they do not move as one.
-            return Err(Errno::FAULT);
-        }
-        if !fixed && new_length <= old_length {
-            if new_length < old_length {
-                self.unmap(old + new_length, old_length - new_length)?;
-            }
-            return Ok(old);
-        }
-        if !may_move {
-            return Err(Errno::NOMEM);
-        }
-        let start = if fixed {
-            let end = target
-                .checked_add(new_length)
-                .filter(|end| *end <= WINDOW)
-                .ok_or(Errno::INVAL)?;
-            if !aligned(target) || target < LOW_END || (target < old_end && old < end) {
-                return Err(Errno::INVAL);
-            }
-            target
-        } else {
-            self.gap(new_length, MMAP_TOP).ok_or(Errno::NOMEM)?
-        };
-        let moved = Mapping {
-            end: start + new_length,
-            ..mapping
-        };
-        let released = self.charge(old, old_end) + self.charge(start, start + new_length);
-        self.check_limit(released, moved.charge(start, moved.end))?;
-        if fixed && !self.is_free(start, start + new_length) {
-            self.unmap(start, new_length)?;
-        }
-        self.tables.set(old, old_end, Protection::NONE)?;
-        let relocated = self.change(start, start + new_length, mapping.protection, || {
-            relocate(old, old_length, start, new_length, &mapping)
-        });
-        if let Err(error) = relocated {
-            for (from, to, part) in self.parts(old, old_end) {
-                self.tables.set(from, to, part.protection)?;
-            }
-            self.tables.set(start, start + new_length, Protection::NONE)?;
-            reserve(start, new_length, libc::MAP_FIXED)?;
-            return Err(error);
-        }
-        reserve(old, old_length, libc::MAP_FIXED)?;
-        self.remove(old, old_end);
-        self.insert(start, moved);
-        Ok(start)
-    }
-
-    /// Implements madvise(2).
-    pub fn advise(&mut self, address: u64, length: u64, advice: i32) -> SysResult {
-        let length = page_up(length).ok_or(Errno::INVAL)?;
-        let end = address.checked_add(length).ok_or(Errno::INVAL)?;
-        if !aligned(address) {
-            return Err(Errno::INVAL);
-        }
-        if length == 0 {
-            return Ok(0);
-        }
-        if address < LOW_END || end > WINDOW || !self.covered(address, end) {
-            return Err(Errno::NOMEM);
-        }
-        match advice {
-            libc::MADV_DONTNEED | libc::MADV_FREE => {
-                for (from, to, part) in self.parts(address, end) {
-                    self.discard(from, to, part)?;
-                }
-                Ok(0)
-            }
-            libc::MADV_POPULATE_READ | libc::MADV_POPULATE_WRITE => {
-                host_advise(address, length, advice)?;
-                Ok(0)
-            }
-            // Hints: nothing to do is a correct answer to each.
-            libc::MADV_NORMAL
-            | libc::MADV_RANDOM
-            | libc::MADV_SEQUENTIAL
-            | libc::MADV_WILLNEED
-            | libc::MADV_HUGEPAGE
-            | libc::MADV_NOHUGEPAGE
-            | libc::MADV_DONTDUMP
-            | libc::MADV_DODUMP
-            | libc::MADV_COLD
-            | libc::MADV_PAGEOUT
-            | libc::MADV_MERGEABLE
-            | libc::MADV_UNMERGEABLE
-            | libc::MADV_DONTFORK
-            | libc::MADV_DOFORK => Ok(0),
-            _ => Err(Errno::INVAL),
-        }
-    }
-
-    /// Anonymous memory reads as zeroes afterwards. What came from a snapshot becomes fresh memory, because the image
-    /// would show the snapshot's content.
-    fn discard(&mut self, start: u64, end: u64, part: Mapping) -> Result<(), Errno> {
-        if part.backing != (Backing::Image { anonymous: true }) {
-            return host_advise(start, end - start, libc::MADV_DONTNEED);
-        }
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        self.change(start, end, part.protection, || {
-            host_map(start, end - start, part.protection.host(), flags, -1, 0)
-        })?;
-        self.remove(start, end);
-        self.insert(
-            start,
-            Mapping {
-                end,
-                backing: Backing::Anonymous,
-                ..part
-            },
-        );
-        Ok(())
-    }
 }
 
-fn aligned(address: u64) -> bool {
+pub(super) fn aligned(address: u64) -> bool {
     address.is_multiple_of(PAGE)
 }

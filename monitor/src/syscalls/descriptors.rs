@@ -26,7 +26,7 @@ pub const ENTRIES: &[Entry] = &[
         AREA,
         Level::Emulated,
         close_range,
-        "no CLOSE_RANGE_UNSHARE",
+        "CLOSE_RANGE_UNSHARE for a single thread",
     ),
     entry(libc::SYS_dup, AREA, Level::Forwarded, dup, ""),
     entry(libc::SYS_dup2, AREA, Level::Emulated, dup2, ""),
@@ -104,8 +104,13 @@ fn close(task: &mut Task, [fd, ..]: Args) -> SysResult {
 
 /// Implements close_range(2).
 fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> SysResult {
+    const UNSHARE: i32 = 2;
     const CLOEXEC: i32 = 4;
-    let flags = int(flags);
+    let mut flags = int(flags);
+    if task.process.is_alone() {
+        // Nobody shares the table.
+        flags &= !UNSHARE;
+    }
     let (first, last) = (int(first).cast_unsigned(), int(last).cast_unsigned());
     // Sharing ends per thread here, not per table: nobody but runtimes that are alone in their process asks for it.
     if flags & !CLOEXEC != 0 || first > last {
@@ -254,6 +259,10 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
     const F_CREATED_QUERY: i32 = 1028;
     const F_GETSIG: i32 = 11;
     const F_SETSIG: i32 = 10;
+    const F_SETOWN_EX: i32 = 15;
+    const F_GETOWN_EX: i32 = 16;
+    const F_OWNER_TID: i32 = 0;
+    const F_OWNER_PID: i32 = 1;
     let number = guest_fd(int(fd))?;
     let forward = |argument: u64| {
         // SAFETY: commands whose argument is a number, or the address of a local.
@@ -291,6 +300,24 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
                 forward(argument)
             } else {
                 Err(Errno::PERM)
+            }
+        }
+        F_GETOWN_EX => {
+            let mut owner = [0_i32; 2];
+            let result = forward(owner.as_mut_ptr() as u64)?;
+            access::write(argument, &owner)?;
+            Ok(result)
+        }
+        F_SETOWN_EX => {
+            let mut owner: [i32; 2] = access::read(argument)?;
+            // SAFETY: getpid has no preconditions.
+            let own = unsafe { libc::getpid() };
+            match owner {
+                [F_OWNER_TID | F_OWNER_PID, 0] => forward(owner.as_mut_ptr() as u64),
+                [F_OWNER_PID, id] if id == own => forward(owner.as_mut_ptr() as u64),
+                [F_OWNER_TID, id] if id == task.tid => forward(owner.as_mut_ptr() as u64),
+                [0..=2, _] => Err(Errno::PERM),
+                _ => Err(Errno::INVAL),
             }
         }
         libc::F_GETLK

@@ -4,7 +4,10 @@
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{guest_fd, steady};
+use crate::fs::guest_descriptor;
 use crate::memory::access;
+use crate::memory::moving::Remap;
+use crate::memory::space::FileAt;
 use crate::task::Task;
 use crate::vm::layout::{LOW_END, PAGE, WINDOW, page_up};
 
@@ -14,23 +17,11 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_mmap, AREA, Level::Emulated, mmap, ""),
     entry(libc::SYS_munmap, AREA, Level::Emulated, munmap, ""),
     entry(libc::SYS_mprotect, AREA, Level::Emulated, mprotect, ""),
-    entry(
-        libc::SYS_mremap,
-        AREA,
-        Level::Emulated,
-        mremap,
-        "no MREMAP_DONTUNMAP",
-    ),
+    entry(libc::SYS_mremap, AREA, Level::Emulated, mremap, ""),
     entry(libc::SYS_madvise, AREA, Level::Emulated, madvise, ""),
     entry(libc::SYS_brk, AREA, Level::Emulated, brk, ""),
     entry(libc::SYS_msync, AREA, Level::Forwarded, msync, ""),
-    entry(
-        libc::SYS_mincore,
-        AREA,
-        Level::Emulated,
-        mincore,
-        "all mapped pages are resident",
-    ),
+    entry(libc::SYS_mincore, AREA, Level::Forwarded, mincore, ""),
     entry(
         libc::SYS_mlock,
         AREA,
@@ -42,7 +33,7 @@ pub const ENTRIES: &[Entry] = &[
         libc::SYS_mlock2,
         AREA,
         Level::Emulated,
-        mlock,
+        mlock2,
         "accepted without effect",
     ),
     entry(
@@ -56,7 +47,7 @@ pub const ENTRIES: &[Entry] = &[
         libc::SYS_mlockall,
         AREA,
         Level::Emulated,
-        accept,
+        mlockall,
         "accepted without effect",
     ),
     entry(
@@ -125,16 +116,23 @@ fn mmap(task: &mut Task, [address, length, protection, flags, fd, offset]: Args)
         guest_fd(int(fd))?
     };
     let process = &task.process;
+    let file = if fd < 0 {
+        None
+    } else {
+        let file = super::paths::files(task).mapped_file(guest_descriptor(fd))?;
+        Some(FileAt { fd, offset, file })
+    };
+    if file.is_none() && !offset.is_multiple_of(PAGE) {
+        return Err(Errno::INVAL);
+    }
     let Some(storage) = process.storage.as_ref().filter(|_| fd >= 0) else {
-        return process
-            .lock_space()
-            .map(address, length, protection, flags, fd, offset);
+        return process.lock_space().map(address, length, protection, flags, file);
     };
     let mut mappings = storage.mappings();
     let mut space = process.lock_space();
     let steady = steady();
     mappings.add(fd, &steady)?;
-    space.map(address, length, protection, flags, fd, offset)
+    space.map(address, length, protection, flags, file)
 }
 
 /// Implements munmap(2).
@@ -157,9 +155,13 @@ fn pkey_mprotect(task: &mut Task, [address, length, protection, key, ..]: Args) 
 
 /// Implements mremap(2).
 fn mremap(task: &mut Task, [old, old_length, new_length, flags, new, _]: Args) -> SysResult {
-    task.process
-        .lock_space()
-        .remap(old, old_length, new_length, int(flags), new)
+    task.process.lock_space().remap(&Remap {
+        old,
+        old_length,
+        new_length,
+        flags: int(flags),
+        target: new,
+    })
 }
 
 /// Implements madvise(2).
@@ -199,22 +201,53 @@ fn msync(task: &mut Task, [address, length, flags, ..]: Args) -> SysResult {
     unsafe { task.host(libc::SYS_msync, [host, length, flags, 0, 0, 0]) }
 }
 
+/// Memory that mincore asks the host about at a time, bytes.
+const MINCORE_STEP: u64 = 16 << 20;
+
 /// Implements mincore(2).
 fn mincore(task: &mut Task, [address, length, vector, ..]: Args) -> SysResult {
     if !address.is_multiple_of(PAGE) {
         return Err(Errno::INVAL);
     }
-    let mut left = mapped(task, address, length)? / PAGE;
-    let mut at = vector;
-    while left > 0 {
-        let step = left.min(PAGE);
-        access::write_bytes(at, &vec![1; usize::try_from(step).map_err(|_| Errno::NOMEM)?])?;
-        (at, left) = (at + step, left - step);
+    let length = mapped(task, address, length)?;
+    let (mut at, end) = (address, address + length);
+    let mut resident = vec![0u8; usize::try_from(MINCORE_STEP / PAGE).map_err(|_| Errno::NOMEM)?];
+    while at < end {
+        let step = (end - at).min(MINCORE_STEP);
+        let (host, _) = access::pieces(at, step)?.single().ok_or(Errno::INVAL)?;
+        // SAFETY: a range of guest memory, and a local buffer with a byte for each of its pages.
+        unsafe {
+            task.host(
+                libc::SYS_mincore,
+                [host, step, resident.as_mut_ptr() as u64, 0, 0, 0],
+            )?
+        };
+        let pages = usize::try_from(step / PAGE).map_err(|_| Errno::NOMEM)?;
+        access::write_bytes(vector + (at - address) / PAGE, &resident[..pages])?;
+        at += step;
     }
     Ok(0)
 }
 
-/// Implements mlock(2), mlock2(2), munlock(2): the range must be mapped.
+/// Implements mlock2(2).
+fn mlock2(task: &mut Task, args @ [_, _, flags, ..]: Args) -> SysResult {
+    if int(flags) & !libc::MLOCK_ONFAULT.cast_signed() != 0 {
+        return Err(Errno::INVAL);
+    }
+    mlock(task, args)
+}
+
+/// Implements mlockall(2).
+fn mlockall(_: &mut Task, [flags, ..]: Args) -> SysResult {
+    let flags = int(flags);
+    let known = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    if flags & known == 0 || flags & !known != 0 || flags == libc::MCL_ONFAULT {
+        return Err(Errno::INVAL);
+    }
+    Ok(0)
+}
+
+/// Implements mlock(2), munlock(2): the range must be mapped.
 fn mlock(task: &mut Task, [address, length, ..]: Args) -> SysResult {
     let start = address & !(PAGE - 1);
     mapped(

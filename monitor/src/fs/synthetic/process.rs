@@ -140,7 +140,7 @@ fn name(files: &Files<'_>, thread: i32) -> Vec<u8> {
 }
 
 /// The first line of a mapping.
-fn head(files: &Files<'_>, region: &Region) -> Vec<u8> {
+fn head(region: &Region) -> Vec<u8> {
     let flag = |set: bool, letter: char| if set { letter } else { '-' };
     let mut text = format!(
         "{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ",
@@ -151,16 +151,12 @@ fn head(files: &Files<'_>, region: &Region) -> Vec<u8> {
         flag(region.execute, 'x'),
         if region.shared { 's' } else { 'p' },
         region.offset,
-        libc::major(region.device),
-        libc::minor(region.device),
-        region.inode
+        libc::major(region.file.device),
+        libc::minor(region.file.device),
+        region.file.inode
     )
     .into_bytes();
-    let name = if region.name.starts_with(b"/") {
-        files.namespace.mapping_name(&region.name)
-    } else {
-        region.name.clone()
-    };
+    let name = &region.file.name;
     if !name.is_empty() {
         text.resize(text.len().max(73), b' ');
         text.extend(name.iter().flat_map(|byte| match byte {
@@ -173,12 +169,7 @@ fn head(files: &Files<'_>, region: &Region) -> Vec<u8> {
 }
 
 fn maps(files: &Files<'_>, _: i32) -> Vec<u8> {
-    files
-        .guest
-        .regions()
-        .iter()
-        .flat_map(|region| head(files, region))
-        .collect()
+    files.guest.regions().iter().flat_map(head).collect()
 }
 
 fn detailed_maps(files: &Files<'_>, _: i32) -> Vec<u8> {
@@ -189,7 +180,7 @@ fn detailed_maps(files: &Files<'_>, _: i32) -> Vec<u8> {
              Rss:            {size:>8} kB\nPss:            {size:>8} kB\nPrivate_Dirty:  {size:>8} kB\n\
              Swap:                  0 kB\nLocked:                0 kB\n"
         );
-        [head(files, region), rows.into_bytes()].concat()
+        [head(region), rows.into_bytes()].concat()
     };
     files.guest.regions().iter().flat_map(detail).collect()
 }

@@ -47,7 +47,10 @@ impl GuestInfo for Guest {
             end: 0x40_1000,
             read: true,
             execute: true,
-            name: b"[code]".to_vec(),
+            file: crate::memory::mapping::MappedFile {
+                name: b"[code]".to_vec(),
+                ..Default::default()
+            },
             ..Region::default()
         }]
     }

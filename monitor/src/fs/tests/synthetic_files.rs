@@ -152,20 +152,6 @@ fn contents_are_the_functions_not_the_hosts() {
 }
 
 #[test]
-fn mapped_files_are_named_as_the_guest_names_them() {
-    let base = Temporary::new();
-    in_child(|| {
-        let namespace = confined(&base.0).build();
-        let named = |path: &str| namespace.mapping_name(base.0.join(path).to_str().unwrap().as_bytes());
-        assert_eq!(named("root/etc/file"), b"/etc/file");
-        assert_eq!(named("private/one/tmp/library"), b"/tmp/library");
-        assert_eq!(named("root/etc/file (deleted)"), b"/etc/file (deleted)");
-        assert_eq!(named("elsewhere"), b"");
-        String::new()
-    });
-}
-
-#[test]
 fn what_would_lead_out_is_not_there() {
     within(|files, _| {
         for path in [
