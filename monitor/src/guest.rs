@@ -12,6 +12,7 @@ use crate::memory::mapping::{MappedFile, Mapping};
 use crate::process::Process;
 use crate::signals::host;
 use crate::sys;
+use crate::vm::layout::{CLOCK_PAGE, PAGE, VDSO};
 
 /// The monitor's own descriptors above the floor: VM, vCPUs, roots, pipes.
 const OWN_DESCRIPTORS: u64 = 2048;
@@ -73,7 +74,17 @@ fn joined(strings: &[CString]) -> Vec<u8> {
 impl GuestInfo for Process {
     fn regions(&self) -> Vec<Region> {
         let space = self.lock_space();
-        space
+        let clock = Region {
+            start: CLOCK_PAGE,
+            end: CLOCK_PAGE + PAGE,
+            read: true,
+            file: MappedFile {
+                name: b"[vvar]".to_vec(),
+                ..MappedFile::default()
+            },
+            ..Region::default()
+        };
+        let mapped = space
             .mappings()
             .map(|(start, mapping)| Region {
                 start,
@@ -89,14 +100,15 @@ impl GuestInfo for Process {
                         name: match mapping {
                             Mapping { stack: true, .. } => b"[stack]".to_vec(),
                             Mapping { origin: Some(_), .. } => b"/dev/zero (deleted)".to_vec(),
+                            _ if start == VDSO => b"[vdso]".to_vec(),
                             _ if space.is_heap(start) => b"[heap]".to_vec(),
                             _ => Vec::new(),
                         },
                         ..MappedFile::default()
                     },
                 },
-            })
-            .collect()
+            });
+        std::iter::once(clock).chain(mapped).collect()
     }
 
     fn executable(&self) -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod cli;
+mod clock;
 mod contracts;
 mod control;
 mod doctor;

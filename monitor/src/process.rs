@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::clock;
 use crate::errno::Errno;
 use crate::fs::Namespace;
 use crate::ledger::Ledger;
@@ -57,6 +58,7 @@ pub struct Held<'a> {
     vcpus: MutexGuard<'a, Vec<Vcpu>>,
     _plan: MutexGuard<'a, Option<Plan>>,
     _exit: MutexGuard<'a, Option<Exit>>,
+    _clock: clock::Held,
 }
 
 impl Held<'_> {
@@ -184,6 +186,7 @@ impl Process {
             vcpus: self.free_vcpus.lock().unwrap_or_else(PoisonError::into_inner),
             _plan: self.plan.lock().unwrap_or_else(PoisonError::into_inner),
             _exit: self.exit.lock().unwrap_or_else(PoisonError::into_inner),
+            _clock: clock::hold(),
         }
     }
 

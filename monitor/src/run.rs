@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::errno::Errno;
 use crate::fs::{Access, At, Builder};
 use crate::guest;
@@ -92,6 +93,7 @@ pub struct Image {
     pub ignores_pipe: bool,
     /// The guest's soft limit of descriptors.
     pub open_files: i32,
+    pub clock: clock::Handover,
 }
 
 impl Image {
@@ -143,6 +145,7 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
     };
     let enters = options.rootfs.is_some();
     let path = c_string(&path.into_os_string())?;
+    clock::observe();
     start(
         Image {
             launch,
@@ -151,6 +154,7 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
             env,
             ignores_pipe: false,
             open_files: limit,
+            clock: clock::hand_over(),
         },
         enters,
     )
@@ -160,6 +164,7 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
 pub fn execute(fd: i32) -> Result<Infallible, RunError> {
     guest::prepare_process();
     let image = Image::load(fd).map_err(RunError::Memory)?;
+    clock::take_over(&image.clock);
     crate::fs::descriptors::set_limit(u64::from(image.open_files.unsigned_abs()));
     if image.ignores_pipe {
         // SAFETY: the disposition that the program before left.
@@ -232,7 +237,8 @@ fn start(image: Image, enters_root: bool) -> Result<Infallible, RunError> {
         contained: false,
         launch: Some(launch),
     }));
-    let vcpu = process.take_vcpu().map_err(RunError::Memory)?;
+    let mut vcpu = process.take_vcpu().map_err(RunError::Memory)?;
+    clock::begin(&mut vcpu);
     let mut task = Task::new(process, vcpu, host::inherited_mask());
     task.start_at(loaded.entry, loaded.stack_pointer);
     task.run();

@@ -213,3 +213,25 @@ mod tests {
         assert_eq!(duplicate(&-1, 0).err(), Some(Errno::BADF));
     }
 }
+
+/// clock_gettime(2).
+pub fn clock(clock: i32) -> Result<[i64; 2], Errno> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the C library's function, which reads the host's vDSO; a live timespec.
+    from_libc(unsafe { libc::clock_gettime(clock, &raw mut time) })?;
+    Ok([time.tv_sec, time.tv_nsec])
+}
+
+/// clock_getres(2).
+pub fn clock_resolution(clock: i32) -> Result<[i64; 2], Errno> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a live timespec.
+    from_libc(unsafe { libc::clock_getres(clock, &raw mut time) })?;
+    Ok([time.tv_sec, time.tv_nsec])
+}

@@ -177,6 +177,7 @@ impl Task {
                 self.come_to_rest();
             }
             self.settled = true;
+            crate::clock::keep_fresh();
             let exit = self.vcpu.run();
             self.process.ledger.exits.fetch_add(1, Ordering::Relaxed);
             match exit {

@@ -247,6 +247,10 @@ pub const ROWS: &[Row] = &[
         "KVM_GET_VCPU_MMAP_SIZE: kvm-ioctls asks for each VM"
     ),
     ioctl!(kvm_plain(0xa3), "KVM_GET_TSC_KHZ"),
+    ioctl!(
+        kvm_request::<kvm::kvm_device_attr>(WRITE, 0xe1),
+        "KVM_SET_DEVICE_ATTR: a vCPU's time-stamp counter is the host's"
+    ),
     // Flags of descriptors, and questions.
     ioctl!(libc::FIONBIO, "the non-blocking flag"),
     ioctl!(libc::FIOCLEX, "the close-on-exec flag"),
@@ -488,6 +492,7 @@ pub const ROWS: &[Row] = &[
         "start of a thread; the guest's number of CPUs",
     ),
     any(libc::SYS_sched_yield, ""),
+    guest(libc::SYS_getcpu, ""),
     any(libc::SYS_exit, ""),
     any(libc::SYS_exit_group, ""),
     any(libc::SYS_getpid, ""),

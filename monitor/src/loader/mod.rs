@@ -7,9 +7,10 @@ use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 
 use crate::errno::Errno;
+use crate::memory::access;
 use crate::memory::mapping::MappedFile;
 use crate::memory::space::Space;
-use crate::vm::layout::{MMAP_TOP, PAGE, PROGRAM_BASE, page_up};
+use crate::vm::layout::{MMAP_TOP, PAGE, PROGRAM_BASE, VDSO, page_up};
 
 /// Deepest chain of `#!` interpreters (as the kernel's).
 const SCRIPT_DEPTH: usize = 4;
@@ -151,6 +152,10 @@ pub fn load(
         path: name.clone(),
         source,
     })?;
+    map_vdso(space).map_err(|source| LoadError::Map {
+        path: name.clone(),
+        source,
+    })?;
     let facts = stack::Facts {
         headers: mapped.headers,
         header_count: program.header_count,
@@ -158,6 +163,7 @@ pub fn load(
         interpreter_base,
         uid: request.uid,
         gid: request.gid,
+        vdso: VDSO,
         path: &path,
     };
     let (stack_pointer, auxiliary) =
@@ -169,6 +175,16 @@ pub fn load(
         exe: path,
         args,
     })
+}
+
+/// Maps the vDSO, which the program may read and execute.
+fn map_vdso(space: &mut Space) -> Result<(), Errno> {
+    const READ_WRITE: u64 = 3;
+    const READ_EXECUTE: u64 = 5;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    space.map(VDSO, PAGE, READ_WRITE, flags, -1, 0)?;
+    access::write_bytes(VDSO, crate::clock::vdso())?;
+    space.protect(VDSO, PAGE, READ_EXECUTE).map(|_| ())
 }
 
 /// The interpreter and its argument, if the file starts with `#!`.

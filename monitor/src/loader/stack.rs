@@ -20,6 +20,7 @@ pub struct Facts<'a> {
     pub interpreter_base: u64,
     pub uid: u32,
     pub gid: u32,
+    pub vdso: u64,
     pub path: &'a CStr,
 }
 
@@ -58,7 +59,8 @@ pub fn build(
     sys::random(&mut random)?;
     let random = push(&random)?;
     let host = sys::auxiliary;
-    let auxiliary: [(u64, u64); 18] = [
+    let auxiliary: [(u64, u64); 19] = [
+        (libc::AT_SYSINFO_EHDR, facts.vdso),
         (libc::AT_PHDR, facts.headers),
         (libc::AT_PHENT, 56),
         (libc::AT_PHNUM, facts.header_count.into()),

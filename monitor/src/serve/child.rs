@@ -248,7 +248,8 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         contained: true,
         launch: None,
     }));
-    let vcpu = process.take_vcpu().map_err(|error| internal("vCPU", &error))?;
+    let mut vcpu = process.take_vcpu().map_err(|error| internal("vCPU", &error))?;
+    crate::clock::begin(&mut vcpu);
     for signal in 1..=64 {
         // What the parent ignores or handles is not the program's.
         let _ = host::set_disposition(signal, crate::signals::SIG_DFL, 0);

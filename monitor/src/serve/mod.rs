@@ -108,6 +108,7 @@ impl World {
     pub fn open(options: Options) -> Result<Self, ServeError> {
         let bundle = Bundle::read(&options.bundle)?;
         let device = Arc::new(Device::open(&options.device)?);
+        crate::clock::observe();
         let listener = listen(&options.socket)?;
         empty_directory(&options.scratch)?;
         let ready = Arc::new(Ready::new(Some(bundle.function.contract)));

@@ -317,6 +317,7 @@ fn execve(task: &mut Task, [path, args, env, ..]: Args) -> SysResult {
         env,
         ignores_pipe,
         open_files: crate::fs::descriptors::limit(),
+        clock: crate::clock::hand_over(),
     };
     let file = image.save()?;
     let number = CString::new(file.as_raw_fd().to_string()).map_err(|_| Errno::INVAL)?;

@@ -147,7 +147,13 @@ pub const ENTRIES: &[Entry] = &[
         refuse_absent,
         "ENOSYS: programs fall back",
     ),
-    entry(libc::SYS_getcpu, AREA, Level::Emulated, getcpu, "CPU 0"),
+    entry(
+        libc::SYS_getcpu,
+        AREA,
+        Level::Forwarded,
+        getcpu,
+        "the host's CPUs",
+    ),
 ];
 
 /// Flags that make a thread, all of which it must have (as glibc, musl and Go give them).
@@ -398,11 +404,27 @@ fn getpriority(_: &mut Task, _: Args) -> SysResult {
     Ok(20)
 }
 
-/// Implements getcpu(2).
-fn getcpu(_: &mut Task, [cpu, node, ..]: Args) -> SysResult {
-    for address in [cpu, node] {
+/// Implements getcpu(2): a guest thread is on the processor of its host thread.
+fn getcpu(task: &mut Task, [cpu, node, ..]: Args) -> SysResult {
+    let mut on = [0u32; 2];
+    let [first, second] = &mut on;
+    // SAFETY: two local words.
+    unsafe {
+        task.host(
+            libc::SYS_getcpu,
+            [
+                std::ptr::from_mut(first) as u64,
+                std::ptr::from_mut(second) as u64,
+                0,
+                0,
+                0,
+                0,
+            ],
+        )?
+    };
+    for (address, value) in [cpu, node].into_iter().zip(on) {
         if address != 0 {
-            access::write(address, &0u32)?;
+            access::write(address, &value)?;
         }
     }
     Ok(0)

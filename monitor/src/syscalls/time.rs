@@ -3,6 +3,7 @@
 
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
+use crate::clock;
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
 use crate::task::Task;
@@ -39,12 +40,9 @@ fn local<T>(value: &mut T) -> u64 {
     std::ptr::from_mut(value) as u64
 }
 
-/// Implements clock_gettime(2).
-fn clock_gettime(task: &mut Task, [clock, result, ..]: Args) -> SysResult {
-    let mut now: Pair = [0; 2];
-    // SAFETY: a local timespec.
-    unsafe { task.host(libc::SYS_clock_gettime, [clock, local(&mut now), 0, 0, 0, 0])? };
-    access::write(result, &now)?;
+/// Implements clock_gettime(2): where the vDSO cannot answer.
+fn clock_gettime(_: &mut Task, [clock, result, ..]: Args) -> SysResult {
+    access::write(result, &clock::read(int(clock))?)?;
     Ok(0)
 }
 
@@ -70,10 +68,8 @@ fn refuse(_: &mut Task, _: Args) -> SysResult {
 }
 
 /// Implements gettimeofday(2); the zone is UTC.
-fn gettimeofday(task: &mut Task, [result, zone, ..]: Args) -> SysResult {
-    let mut now: Pair = [0; 2];
-    // SAFETY: a local timespec.
-    unsafe { task.host(libc::SYS_clock_gettime, [0, local(&mut now), 0, 0, 0, 0])? };
+fn gettimeofday(_: &mut Task, [result, zone, ..]: Args) -> SysResult {
+    let now = clock::read(libc::CLOCK_REALTIME)?;
     if result != 0 {
         access::write(result, &[now[0], now[1] / 1000])?;
     }
@@ -84,14 +80,12 @@ fn gettimeofday(task: &mut Task, [result, zone, ..]: Args) -> SysResult {
 }
 
 /// Implements time(2).
-fn time(task: &mut Task, [result, ..]: Args) -> SysResult {
-    let mut now: Pair = [0; 2];
-    // SAFETY: a local timespec.
-    unsafe { task.host(libc::SYS_clock_gettime, [0, local(&mut now), 0, 0, 0, 0])? };
+fn time(_: &mut Task, [result, ..]: Args) -> SysResult {
+    let [now, _] = clock::read(libc::CLOCK_REALTIME)?;
     if result != 0 {
-        access::write(result, &now[0])?;
+        access::write(result, &now)?;
     }
-    Ok(now[0].cast_unsigned())
+    Ok(now.cast_unsigned())
 }
 
 /// Implements nanosleep(2).

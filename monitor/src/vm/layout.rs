@@ -33,6 +33,8 @@ pub const HANDLERS: u64 = 0x2_3100;
 /// Return frames, one of 64 bytes a vCPU: read-only for the guest.
 pub const FRAMES: u64 = 0x4_0000;
 pub const FRAME_SIZE: u64 = 64;
+/// What the vDSO tells the time from: read-only for the guest.
+pub const CLOCK_PAGE: u64 = 0x6_0000;
 /// Task state segment and exception stack, 1 KiB a vCPU: supervisor only.
 pub const TSS: u64 = 0x8_0000;
 pub const TSS_SIZE: u64 = 0x400;
@@ -51,6 +53,8 @@ pub const STACK_TOP: u64 = WINDOW - LARGE_PAGE;
 pub const STACK_SIZE: u64 = 8 << 20;
 /// Mappings without an address grow down from here; the stack's chunk is theirs too, to save slots.
 pub const MMAP_TOP: u64 = STACK_TOP - STACK_SIZE - (1 << 20);
+/// The vDSO's page, in the gap that the stack keeps below it.
+pub const VDSO: u64 = MMAP_TOP;
 /// Position-independent programs are loaded here, their heap follows.
 pub const PROGRAM_BASE: u64 = 0x2000_0000;
 /// The heap (`brk`) grows at most this far, bytes.

@@ -6,8 +6,8 @@
 #![allow(unsafe_code)]
 
 use super::layout::{
-    EXCEPTION_PORT, FRAME_SIZE, FRAMES, GDT, HANDLERS, HOST_BASE, IDT, LOW_END, PAGE, STUB, SYSCALL_PORT,
-    TSS, TSS_SIZE, USER_CODE, USER_DATA, VCPUS_MAX,
+    CLOCK_PAGE, EXCEPTION_PORT, FRAME_SIZE, FRAMES, GDT, HANDLERS, HOST_BASE, IDT, LOW_END, PAGE, STUB,
+    SYSCALL_PORT, TSS, TSS_SIZE, USER_CODE, USER_DATA, VCPUS_MAX,
 };
 use super::page_tables::PageTables;
 use crate::errno::Errno;
@@ -16,6 +16,10 @@ use crate::errno::Errno;
 const OUT: u8 = 0xe6;
 /// `iretq`.
 const IRETQ: [u8; 2] = [0x48, 0xcf];
+
+/// `rdtsc`, in front of another stub: how the monitor learns what a vCPU's counter says.
+const RDTSC: [u8; 2] = [0x0f, 0x31];
+pub const COUNTER: u64 = HANDLERS + 32 * 16;
 
 /// What `iretq` pops: where ring 3 goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +71,7 @@ pub fn build(tables: &mut PageTables) -> Result<(), Errno> {
     for page in (FRAMES..FRAMES + VCPUS_MAX as u64 * FRAME_SIZE).step_by(4096) {
         tables.set_low(page, true, false, false)?;
     }
+    tables.set_low(CLOCK_PAGE, true, false, false)?;
     for page in (TSS..TSS + VCPUS_MAX as u64 * TSS_SIZE).step_by(4096) {
         tables.set_low(page, false, true, false)?;
     }
@@ -84,6 +89,8 @@ pub fn build(tables: &mut PageTables) -> Result<(), Errno> {
         write_word(GDT + number * 8, descriptor);
     }
     write(STUB, &stub(SYSCALL_PORT));
+    write(COUNTER, &RDTSC);
+    write(COUNTER + 2, &stub(SYSCALL_PORT));
     for vector in 0u16..32 {
         let handler = HANDLERS + u64::from(vector) * 16;
         write(handler, &stub(EXCEPTION_PORT + vector));

@@ -1,17 +1,22 @@
 //! One vCPU: ring 3 of a 64-bit guest, set up once, its registers shared with the kernel through `kvm_run`.
 #![allow(unsafe_code)]
 
+use std::os::fd::AsRawFd;
+
 use kvm_bindings::{
-    KVM_SYNC_X86_REGS, Msrs, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs,
-    kvm_xsave,
+    KVM_SYNC_X86_REGS, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_msr_entry,
+    kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 use serde::{Deserialize, Serialize};
 
 use super::kvm::{Device, KvmError, Vm, ioctl_error};
-use super::layout::{GDT, IDT, STUB, TABLES_PHYSICAL};
+use super::layout::{GDT, IDT, STUB, SYSCALL_PORT, TABLES_PHYSICAL};
 use super::low;
 use crate::errno::Errno;
+
+/// kvm-ioctls makes this request on vCPUs of other processors only.
+const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
 
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
@@ -127,7 +132,29 @@ impl Vcpu {
         };
         fd.set_xcrs(&xcrs).map_err(ioctl_error("KVM_SET_XCRS"))?;
         fd.set_sync_valid_reg(SyncReg::Register);
+        set_counter_offset(&fd);
         Ok(Self { fd, id, run })
+    }
+
+    /// What the counter of this vCPU says, read in it.
+    ///
+    /// Preconditions: it has not run, and its registers are not set yet.
+    pub fn counter(&mut self) -> Option<u64> {
+        self.set_registers(Registers {
+            rip: low::COUNTER,
+            rflags: 2,
+            ..Registers::default()
+        });
+        let Exit::Port(SYSCALL_PORT) = self.run() else {
+            return None;
+        };
+        let registers = self.registers();
+        Some(registers.rdx << 32 | registers.rax & 0xffff_ffff)
+    }
+
+    /// How fast it counts.
+    pub fn counter_kilohertz(&self) -> Option<u64> {
+        self.fd.get_tsc_khz().ok().map(u64::from)
     }
 
     /// The shared page, for the host signal handler's `immediate_exit`.
@@ -208,6 +235,20 @@ impl Vcpu {
         }
         self.set_xsave(&area)
     }
+}
+
+/// Makes the vCPU's time-stamp counter the host's: KVM begins each at 0. Whether it worked is seen where it is used (`crate::clock`): before
+/// Linux 5.16 there is no such attribute, and nested KVM may give the host's counter anyhow.
+fn set_counter_offset(fd: &VcpuFd) {
+    let offset = 0u64;
+    let attribute = kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: KVM_VCPU_TSC_OFFSET.into(),
+        addr: (&raw const offset) as u64,
+        ..Default::default()
+    };
+    // SAFETY: the attribute and the number that it points to are live locals, which the kernel only reads.
+    unsafe { libc::ioctl(fd.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attribute) };
 }
 
 /// Ring 3 of long mode with the tables of `low`.
