@@ -84,30 +84,28 @@ impl GuestInfo for Process {
             },
             ..Region::default()
         };
-        let mapped = space
-            .mappings()
-            .map(|(start, mapping)| Region {
-                start,
-                end: mapping.end,
-                read: mapping.protection.read,
-                write: mapping.protection.write,
-                execute: mapping.protection.execute,
-                shared: mapping.shared,
-                offset: mapping.origin.map_or(0, |origin| origin.offset),
-                file: match space.file(mapping) {
-                    Some(file) => file.clone(),
-                    None => MappedFile {
-                        name: match mapping {
-                            Mapping { stack: true, .. } => b"[stack]".to_vec(),
-                            Mapping { origin: Some(_), .. } => b"/dev/zero (deleted)".to_vec(),
-                            _ if start == VDSO => b"[vdso]".to_vec(),
-                            _ if space.is_heap(start) => b"[heap]".to_vec(),
-                            _ => Vec::new(),
-                        },
-                        ..MappedFile::default()
+        let mapped = space.mappings().map(|(start, mapping)| Region {
+            start,
+            end: mapping.end,
+            read: mapping.protection.read,
+            write: mapping.protection.write,
+            execute: mapping.protection.execute,
+            shared: mapping.shared,
+            offset: mapping.origin.map_or(0, |origin| origin.offset),
+            file: match space.file(mapping) {
+                Some(file) => file.clone(),
+                None => MappedFile {
+                    name: match mapping {
+                        Mapping { stack: true, .. } => b"[stack]".to_vec(),
+                        Mapping { origin: Some(_), .. } => b"/dev/zero (deleted)".to_vec(),
+                        _ if start == VDSO => b"[vdso]".to_vec(),
+                        _ if space.is_heap(start) => b"[heap]".to_vec(),
+                        _ => Vec::new(),
                     },
+                    ..MappedFile::default()
                 },
-            });
+            },
+        });
         std::iter::once(clock).chain(mapped).collect()
     }
 

@@ -190,6 +190,28 @@ pub fn auxiliary(key: u64) -> u64 {
     unsafe { libc::getauxval(key) }
 }
 
+/// clock_gettime(2).
+pub fn clock(clock: i32) -> Result<[i64; 2], Errno> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the C library's function, which reads the host's vDSO; a live timespec.
+    from_libc(unsafe { libc::clock_gettime(clock, &raw mut time) })?;
+    Ok([time.tv_sec, time.tv_nsec])
+}
+
+/// clock_getres(2).
+pub fn clock_resolution(clock: i32) -> Result<[i64; 2], Errno> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a live timespec.
+    from_libc(unsafe { libc::clock_getres(clock, &raw mut time) })?;
+    Ok([time.tv_sec, time.tv_nsec])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,26 +234,4 @@ mod tests {
         assert_eq!(stat(&-1).err(), Some(Errno::BADF));
         assert_eq!(duplicate(&-1, 0).err(), Some(Errno::BADF));
     }
-}
-
-/// clock_gettime(2).
-pub fn clock(clock: i32) -> Result<[i64; 2], Errno> {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the C library's function, which reads the host's vDSO; a live timespec.
-    from_libc(unsafe { libc::clock_gettime(clock, &raw mut time) })?;
-    Ok([time.tv_sec, time.tv_nsec])
-}
-
-/// clock_getres(2).
-pub fn clock_resolution(clock: i32) -> Result<[i64; 2], Errno> {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: a live timespec.
-    from_libc(unsafe { libc::clock_getres(clock, &raw mut time) })?;
-    Ok([time.tv_sec, time.tv_nsec])
 }

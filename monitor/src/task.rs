@@ -1,11 +1,13 @@
 //! One guest thread on its host thread: run the vCPU, answer its exits, deliver its signals.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::waiting::Until;
 use crate::control::Cause;
 use crate::errno::{Errno, SysResult};
 use crate::memory::faults::Fault;
@@ -48,6 +50,8 @@ pub struct TaskState {
     pub tid: i32,
     /// The thread whose tid is the process's.
     pub main: bool,
+    /// The end of the wait that the thread goes on with.
+    pub until: Option<Until>,
 }
 
 /// See `Task::keep`.
@@ -80,6 +84,7 @@ pub struct Task {
     /// `registers` is the state of ring 3. Not so while an exit that the guest has begun is still to come.
     settled: bool,
     last_fault: (u64, u64),
+    pub until: Cell<Option<Until>>,
 }
 
 impl Task {
@@ -109,6 +114,7 @@ impl Task {
             shared: false,
             settled: true,
             last_fault: (0, 0),
+            until: Cell::new(None),
         }
     }
 
@@ -142,6 +148,7 @@ impl Task {
         self.alt = state.alt;
         self.clear_tid = state.clear_tid;
         self.robust_list = state.robust_list;
+        self.until.set(state.until);
         self.vcpu.set_extended(&state.extended)?;
         self.vcpu.set_registers(state.registers);
         Ok(())
@@ -157,6 +164,7 @@ impl Task {
             robust_list: self.robust_list,
             tid: self.tid,
             main: self.main,
+            until: self.until.get(),
         })
     }
 
@@ -301,6 +309,7 @@ impl Task {
             Err(Errno::INTR) => self.restarts(number),
             _ => false,
         };
+        self.waited(restart);
         if restart {
             self.registers.rax = number;
             self.registers.rip -= SYSCALL_LENGTH;

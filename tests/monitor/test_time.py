@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.support.serving import Answer, Serve, make_bundle
 
 pytestmark = pytest.mark.system
 
@@ -51,3 +55,60 @@ def test_go_reads_the_time_in_the_vdso(monitor: Path, tmp_path: Path) -> None:
     source.write_text(GO)
     subprocess.run(["go", "build", "-o", "main", str(source)], cwd=tmp_path, check=True, timeout=300)
     assert clock_calls(monitor, [tmp_path / "main"]) <= FEW
+
+
+MILLISECOND = 1_000_000
+SECOND = 1_000_000_000
+CLONES = int(os.environ.get("MAYFLY_TEST_CLOCK_CLONES", "40"))
+
+
+@pytest.fixture
+def clocks_root(program: Callable[..., Path], tmp_path: Path) -> Path:
+    root = tmp_path / "image"
+    for name in ("proc", "sys", "dev", "tmp"):
+        (root / name).mkdir(parents=True)
+    (root / "server").write_bytes(program("clocks_server").read_bytes())
+    (root / "server").chmod(0o755)
+    return root
+
+
+def numbers(answer: Answer) -> dict[str, int]:
+    """What a call of the program `clocks_server` tells."""
+    assert (answer.status, answer.whole) == (200, True), answer
+    return {name: int(value) for name, value in (line.split() for line in answer.body.decode().splitlines())}
+
+
+def test_clocks_stand_still_from_the_snapshot_to_the_call_and_realtime_is_true(clocks_root: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", clocks_root, ["/server"])
+    off: list[int] = []
+    with Serve(bundle, tmp_path) as serve:
+        ready = serve.wait_for("ready")
+        assert ready["snapshot"] is not None, ready["reason"]
+        taken = time.monotonic_ns()
+        booted = ready["boot_ms"] * MILLISECOND
+        # Until much more time has passed than the boot took, so that a clock that had gone on meanwhile would be seen.
+        while len(off) < CLONES or time.monotonic_ns() - taken < booted + 2 * SECOND:
+            before = time.time_ns()
+            told = numbers(serve.call(f"call-{len(off)}", path="/clocks"))
+            after = time.time_ns()
+            # 0 if the guest's time lies between the moments at which the host's was read.
+            off.append(max(before - told["now"], told["now"] - after, before - told["asked"], told["asked"] - after, 0))
+            for name in ("monotonic", "raw", "coarse", "boottime", "asked-monotonic", "asked-raw", "asked-coarse", "asked-boottime"):
+                assert 0 <= told[name] <= after - before + booted, (name, told)
+            assert told["realtime"] > 0
+            assert 0 <= told["uptime"] * MILLISECOND <= after - before + booted + 20 * MILLISECOND
+            assert 0 <= told["ticks"] * 10 * MILLISECOND <= after - before + booted + 20 * MILLISECOND
+            assert -1000 <= told["sysinfo"] <= (after - before + booted) / MILLISECOND + 20
+    print(f"\n{len(off)} clones: realtime at most {max(off) / MILLISECOND:.3f} ms beside the host's")
+    assert max(off) < 50 * MILLISECOND
+
+
+def test_a_wait_goes_on_with_what_is_left_of_its_time(clocks_root: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", clocks_root, ["/server", "waits"], timeout_ms=30_000)
+    with Serve(bundle, tmp_path, ready_ms=30_000) as serve:
+        ready = serve.wait_for("ready")
+        assert ready["snapshot"] is not None, ready["reason"]
+        told = numbers(serve.call(path="/waits", milliseconds=30_000))
+    assert len(told) == 9
+    # Five seconds are asked for, two of them pass before the snapshot: a wait begun anew would take seven.
+    assert {name: took for name, took in told.items() if not 5 * SECOND <= took < 6.8 * SECOND} == {}

@@ -9,6 +9,7 @@
 //! `HORIZON` the vDSO asks by system call: a guest that only computes is corrected then.
 
 mod page;
+pub mod waiting;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -114,7 +115,8 @@ fn own(clock: i32) -> Option<usize> {
     }
 }
 
-fn ahead(clock: i32) -> i64 {
+/// Nanoseconds by which the guest's `clock` is ahead of the host's.
+pub fn ahead(clock: i32) -> i64 {
     own(clock).map_or(0, |clock| AHEAD[clock].load(Ordering::Relaxed))
 }
 
@@ -167,7 +169,7 @@ fn now() -> Moment {
 
 /// `ticks` as nanoseconds.
 fn scale(ticks: u64, rate: u64) -> i64 {
-    i64::try_from(u128::from(ticks) * u128::from(rate) >> 32).unwrap_or(i64::MAX)
+    i64::try_from((u128::from(ticks) * u128::from(rate)) >> 32).unwrap_or(i64::MAX)
 }
 
 /// Begins to tell the time on the page of this process, if a vCPU's counter is the host's.

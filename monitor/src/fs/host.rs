@@ -423,17 +423,6 @@ pub struct ProcessIds {
     pub thread: i32,
 }
 
-/// Time since the machine started.
-pub fn uptime() -> libc::timespec {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the buffer is a timespec; should the call fail it stays zero.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
-    time
-}
-
 /// What the process has used of the host's time.
 pub fn usage() -> libc::rusage {
     let mut usage = MaybeUninit::zeroed();

@@ -182,7 +182,7 @@ fn map_vdso(space: &mut Space) -> Result<(), Errno> {
     const READ_WRITE: u64 = 3;
     const READ_EXECUTE: u64 = 5;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-    space.map(VDSO, PAGE, READ_WRITE, flags, -1, 0)?;
+    space.map(VDSO, PAGE, READ_WRITE, flags, None)?;
     access::write_bytes(VDSO, crate::clock::vdso())?;
     space.protect(VDSO, PAGE, READ_EXECUTE).map(|_| ())
 }

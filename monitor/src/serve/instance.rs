@@ -12,6 +12,7 @@ use super::channel::Message;
 use super::child::{self, Remaining, Setup, Streams};
 use super::{Launch, World};
 use crate::bundle::Contract;
+use crate::clock;
 use crate::contracts::{self, Ending, ExitNotice, Kontain, KontainLimits, StdinPipes, envelope, run_stdin};
 use crate::control::{Cause, InstanceId};
 use crate::errno::Errno;
@@ -54,10 +55,13 @@ fn run_clone(world: World, setup: Setup, snapshot: &Snapshot, streams: Streams, 
     process.resting.store(true, Ordering::Release);
     let mut main = None;
     for state in &snapshot.threads {
-        let vcpu = match process.take_vcpu() {
+        let mut vcpu = match process.take_vcpu() {
             Ok(vcpu) => vcpu,
             Err(errno) => setup.fail(&format!("vCPU: {errno}")),
         };
+        if vcpu.id == 0 {
+            clock::begin(&mut vcpu);
+        }
         if state.main {
             let mut task = Task::new(process.clone(), vcpu, state.mask);
             if let Err(error) = task.restore(state) {
@@ -81,6 +85,7 @@ fn run_clone(world: World, setup: Setup, snapshot: &Snapshot, streams: Streams, 
         }
     }
     await_call(&process, &setup, &remaining, pipes, id);
+    clock::thaw(&snapshot.clocks);
     process.release();
     match main {
         Some(mut task) => {

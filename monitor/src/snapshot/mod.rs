@@ -18,6 +18,7 @@ use std::os::fd::BorrowedFd;
 use serde::{Deserialize, Serialize};
 
 use self::descriptors::Descriptor;
+use crate::clock;
 use crate::errno::{Errno, from_libc};
 use crate::memory::space::SpaceState;
 use crate::process::Process;
@@ -72,6 +73,8 @@ pub struct Snapshot {
     pub args: Vec<CString>,
     pub env: Vec<CString>,
     pub auxiliary: Vec<u8>,
+    /// The clocks that stand still until the clone goes on.
+    pub clocks: clock::Frozen,
     /// Bytes of the image that hold something.
     pub image_bytes: u64,
 }
@@ -84,6 +87,7 @@ impl Snapshot {
         streams: &descriptors::Streams,
         image: BorrowedFd<'_>,
     ) -> Result<Self, SnapshotError> {
+        let clocks = clock::freeze();
         refuse_timers()?;
         let sockets = process.lock_sockets();
         let descriptors = descriptors::capture(process, &sockets, streams)?;
@@ -116,6 +120,7 @@ impl Snapshot {
             args: process.identity.args.clone(),
             env: process.identity.env.clone(),
             auxiliary: process.identity.auxiliary.clone(),
+            clocks,
             image_bytes,
         })
     }

@@ -339,13 +339,11 @@ struct SysInfo {
 
 /// Implements sysinfo(2).
 fn sysinfo(task: &mut Task, [result, ..]: Args) -> SysResult {
-    let mut now: [i64; 2] = [0; 2];
-    // SAFETY: a local timespec.
-    unsafe { task.host(libc::SYS_clock_gettime, [7, now.as_mut_ptr() as u64, 0, 0, 0, 0])? };
+    let [uptime, _] = crate::clock::read(libc::CLOCK_BOOTTIME)?;
     let total = task.process.memory_limit;
     let used = task.process.lock_space().committed();
     let info = SysInfo {
-        uptime: now[0],
+        uptime,
         loads: [0; 3],
         total,
         free: total.saturating_sub(used),

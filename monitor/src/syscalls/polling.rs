@@ -148,6 +148,11 @@ impl Timeout {
         })
     }
 
+    /// Counts on from where a stop of the monitor undid the call.
+    fn go_on(&mut self, task: &Task) {
+        self.value = self.value.map(|value| task.time_left(value));
+    }
+
     fn is_now(&self) -> bool {
         self.value == Some([0, 0])
     }
@@ -209,6 +214,7 @@ impl Polled {
 
     fn run(&self, task: &Task, timeout: &mut Timeout, mask: Option<u64>) -> SysResult {
         if !timeout.is_now() {
+            timeout.go_on(task);
             before_wait(task, &Wait::Poll(&self.readable()), || {
                 self.wait(task, &mut Timeout { ..Timeout::NOW }).0
             })?;
@@ -306,6 +312,7 @@ impl Sets {
 
     fn run(&self, task: &Task, timeout: &mut Timeout, mask: Option<u64>) -> SysResult {
         if !timeout.is_now() {
+            timeout.go_on(task);
             before_wait(task, &Wait::Poll(&self.readable()), || {
                 self.wait(task, &mut Timeout { ..Timeout::NOW }).0
             })?;
@@ -424,6 +431,7 @@ fn wait_for_events(
     let at = events.as_mut_ptr() as u64;
     let room = events.len() as u64;
     if !timeout.is_now() {
+        timeout.go_on(task);
         before_wait(task, &Wait::Epoll(set), || {
             // An edge that is seen here would not be seen again, so the set itself is asked, not its members.
             Polled {

@@ -186,7 +186,7 @@ fn rt_sigtimedwait(task: &mut Task, [set, info, timeout, size, ..]: Args) -> Sys
     let limit: Option<[i64; 2]> = if timeout == 0 {
         None
     } else {
-        Some(access::read(timeout)?)
+        Some(task.time_left(access::read(timeout)?))
     };
     let mut filled: host::Info = [0; 128];
     let pointer = limit.as_ref().map_or(0, |limit| std::ptr::from_ref(limit) as u64);

@@ -98,7 +98,12 @@ fn nanosleep(task: &mut Task, [wanted, left, ..]: Args) -> SysResult {
 
 /// Implements clock_nanosleep(2).
 fn clock_nanosleep(task: &mut Task, [clock, flags, wanted, left, ..]: Args) -> SysResult {
-    let mut wanted: Pair = access::read(wanted)?;
+    let wanted: Pair = access::read(wanted)?;
+    let mut wanted = if int(flags) & libc::TIMER_ABSTIME == 0 {
+        task.time_left(wanted)
+    } else {
+        clock::to_host(int(clock), wanted)
+    };
     let mut rest: Pair = [0; 2];
     let rest_address = local(&mut rest);
     // SAFETY: two local timespecs.
@@ -155,5 +160,7 @@ fn times(task: &mut Task, [result, ..]: Args) -> SysResult {
     if result != 0 {
         access::write(result, &value)?;
     }
-    Ok(ticks)
+    // The kernel counts from its start, in hundredths of a second.
+    let ahead = clock::ahead(libc::CLOCK_MONOTONIC) / 10_000_000;
+    Ok(ticks.wrapping_add_signed(ahead))
 }

@@ -7,6 +7,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::{Entry, Fixed, Kind, Node, look_in_table, process};
+use crate::clock;
 use crate::errno::Errno;
 use crate::fs::descriptors::MONITOR_FD_FLOOR;
 use crate::fs::host;
@@ -112,7 +113,7 @@ impl Machine {
             release,
             version,
             boot_id: new_uuid(),
-            started: ticks(host::uptime()),
+            started: ticks(uptime_now()),
         }
     }
 }
@@ -183,7 +184,7 @@ fn memory(files: &Files<'_>, _: i32) -> Vec<u8> {
 }
 
 fn statistics(files: &Files<'_>, _: i32) -> Vec<u8> {
-    let idle = host::uptime().tv_sec.saturating_mul(100);
+    let idle = uptime_now()[0].saturating_mul(100);
     let processors = i64::from(files.guest.processors());
     let one = |name: &str, idle: i64| format!("{name} 0 0 0 {idle} 0 0 0 0 0 0\n");
     let mut text = one("cpu ", idle * processors);
@@ -194,7 +195,7 @@ fn statistics(files: &Files<'_>, _: i32) -> Vec<u8> {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
-    let started = now.saturating_sub(host::uptime().tv_sec.unsigned_abs());
+    let started = now.saturating_sub(uptime_now()[0].unsigned_abs());
     text += &format!(
         "intr 0\nctxt 0\nbtime {started}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\nsoftirq 0\n"
     );
@@ -202,15 +203,18 @@ fn statistics(files: &Files<'_>, _: i32) -> Vec<u8> {
 }
 
 /// In hundredths of a second, the unit of /proc.
-fn ticks(time: libc::timespec) -> i64 {
-    time.tv_sec
-        .saturating_mul(100)
-        .saturating_add(time.tv_nsec / 10_000_000)
+fn ticks([seconds, fraction]: clock::Time) -> i64 {
+    seconds.saturating_mul(100).saturating_add(fraction / 10_000_000)
+}
+
+/// Time since the machine started, as the guest counts it.
+fn uptime_now() -> clock::Time {
+    clock::read(libc::CLOCK_BOOTTIME).unwrap_or_default()
 }
 
 fn uptime(_: &Files<'_>, _: i32) -> Vec<u8> {
-    let time = host::uptime();
-    format!("{0}.{1:02} {0}.{1:02}\n", time.tv_sec, time.tv_nsec / 10_000_000).into_bytes()
+    let [seconds, fraction] = uptime_now();
+    format!("{0}.{1:02} {0}.{1:02}\n", seconds, fraction / 10_000_000).into_bytes()
 }
 
 fn load(files: &Files<'_>, _: i32) -> Vec<u8> {

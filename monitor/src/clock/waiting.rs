@@ -1,0 +1,57 @@
+//! Waits that end after a time.
+//!
+//! A stop of the monitor undoes the call in which a thread waits, and the thread makes it again when it goes on, perhaps in a clone much
+//! later. What is left of its time by then is counted by the guest's clock: the end of the wait is kept with the thread.
+
+use serde::{Deserialize, Serialize};
+
+use super::{SECOND, Time, nanoseconds, read, time};
+use crate::signals::host;
+use crate::task::Task;
+
+/// When a wait ends, by the guest's monotonic clock, nanoseconds; and which wait: a handler that runs before it goes on may wait, too.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Until {
+    at: i64,
+    instruction: u64,
+    stack: u64,
+}
+
+impl Until {
+    fn is_of(&self, task: &Task) -> bool {
+        (self.instruction, self.stack) == (task.registers.rip, task.registers.rsp)
+    }
+}
+
+impl Task {
+    /// What is left of the time that the call in hand may wait: all of it, unless it is made again after a stop. To be called once a call.
+    pub fn time_left(&self, wanted: Time) -> Time {
+        let again = self.until.get().filter(|until| until.is_of(self));
+        // Only a boot is ever stopped in a call.
+        if again.is_none() && !self.process.ready.is_awaited()
+            || wanted[0] < 0
+            || !(0..SECOND).contains(&wanted[1])
+        {
+            return wanted;
+        }
+        let now = read(libc::CLOCK_MONOTONIC).map_or(0, nanoseconds);
+        if let Some(until) = again {
+            return time(until.at.saturating_sub(now).max(0));
+        }
+        self.until.set(Some(Until {
+            at: now.saturating_add(nanoseconds(wanted)),
+            instruction: self.registers.rip,
+            stack: self.registers.rsp,
+        }));
+        wanted
+    }
+
+    /// The call in hand is over, or will be made again.
+    pub fn waited(&self, again: bool) {
+        let Some(until) = self.until.get() else { return };
+        let stopped = again && (host::pending() == host::STOP || self.process.ready.reached());
+        if until.is_of(self) && !stopped {
+            self.until.set(None);
+        }
+    }
+}
