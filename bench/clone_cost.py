@@ -34,7 +34,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 class Hello(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_POST(self):
-        value = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        value = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or '{"n": 0}')
         body = json.dumps({"n": value["n"] + 1}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -52,7 +52,7 @@ const server = http.createServer((request, response) => {
   let body = '';
   request.on('data', piece => body += piece);
   request.on('end', () => {
-    const n = JSON.parse(body).n;
+    const n = JSON.parse(body || '{"n":0}').n;
     const answer = () => response.end(JSON.stringify({n: n + 1}));
     if (request.url == '/pool')
       fs.readFile('/etc/hostname', () => crypto.pbkdf2('a', 'b', 10, 32, 'sha256', answer));
@@ -167,7 +167,9 @@ class Contender:
         began = time.perf_counter()
         answer = self.serve.call(name, f'{{"n":{number}}}'.encode(), path=self.function.path)
         took = time.perf_counter() - began
-        if answer.status != 200 or answer.body.strip() != f'{{"n":{number + 1}}}'.encode().replace(b":", b": " if self.function.name == "cpython" else b":"):
+        if answer.status != 200 or answer.body.strip() != f'{{"n":{number + 1}}}'.encode().replace(
+            b":", b": " if self.function.name == "cpython" else b":"
+        ):
             raise SystemExit(f"{self.function.name} {self.way}: a call was answered {answer}; {self.serve.ended(name)}")
         self.calls += 1
         receipt = self.serve.ended(name)
@@ -197,7 +199,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as directory:
         known = functions(Path(directory))
         print(f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, {options.calls} calls of each")
-        print(f"{'function':<10} {'way':<18} {'p50 us':>7} {'p95 us':>7} {'CPU us':>7} {'serve':>6} {'run us':>7} {'pages':>6} {'exits':>6} {'calls':>6}")
+        print(
+            f"{'function':<10} {'way':<18} {'p50 us':>7} {'p95 us':>7} {'CPU us':>7} {'serve':>6} {'run us':>7} {'pages':>6} {'exits':>6} {'calls':>6}"
+        )
         for name in options.functions.split(","):
             if name in known:
                 measure(known[name], options.ways.split(","), options.calls, Path(directory))
@@ -226,7 +230,9 @@ def measure(function: Function, ways: Sequence[str], calls: int, place: Path) ->
             for contender in random.sample(contenders, len(contenders)):
                 contender.call(number)
         for contender in contenders:
-            middle = {key: statistics.median(receipt[key] for receipt in contender.receipts) for key in ("cpu_us", "run_us", "pages", "exits")}
+            middle = {
+                key: statistics.median(receipt[key] for receipt in contender.receipts) for key in ("cpu_us", "run_us", "pages", "exits")
+            }
             own = (contender.serve_cpu() - contender.cpu_before) / calls
             print(
                 f"{function.name:<10} {contender.way:<18} {at(contender.critical, 0.5):7.0f} {at(contender.critical, 0.95):7.0f} "

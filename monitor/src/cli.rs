@@ -129,6 +129,7 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
         socket: PathBuf::new(),
         pool: 4,
         instances: 64,
+        clones: serve::Clones::DEFAULT,
         ready_timeout: Duration::from_secs(30),
         log_limit: 1 << 20,
         output_limit: 16 << 20,
@@ -146,6 +147,15 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
             Long("ready-timeout") => options.ready_timeout = Duration::from_millis(parser.value()?.parse()?),
             Long("log-limit") => options.log_limit = parser.value()?.parse()?,
             Long("output-limit") => options.output_limit = parser.value()?.parse()?,
+            Long("clones") => {
+                let name = parser.value()?.string()?;
+                if !options.clones.set(&name) {
+                    return Err(lexopt::Error::from(format!(
+                        "serve: --clones {name} is not one of cold, populated, touched"
+                    ))
+                    .into());
+                }
+            }
             Long("device") => options.device = parser.value()?.string()?,
             Long("scratch") => options.scratch = PathBuf::from(parser.value()?),
             Long("snapshot") => options.snapshot = Some(PathBuf::from(parser.value()?)),

@@ -86,6 +86,8 @@ pub struct Snapshot {
     pub bytes: u64,
     pub threads: u32,
     pub source: Source,
+    /// Pages that a clone has ready because an example call touched them; 0 without a rehearsal.
+    pub warm_pages: u64,
 }
 
 /// How `serve` came by its snapshot.
@@ -373,6 +375,7 @@ mod tests {
             bytes: 1,
             threads: 2,
             source: Source::File,
+            warm_pages: 3,
         };
         let ready = json(&Event::Ready {
             boot_ms: 9,

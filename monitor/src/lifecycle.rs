@@ -20,6 +20,9 @@ pub type Plan = Box<dyn FnOnce(&Process, Vec<TaskState>) + Send>;
 /// What happens when the guest exits by itself: given its exit status, before the process ends.
 pub type Exit = Box<dyn FnOnce(&Process, i32) + Send>;
 
+/// See `Process::set_at_end`.
+pub type AtEnd = Box<dyn FnOnce(&Process) + Send>;
+
 /// Keeps `state` and waits, or leads.
 pub fn rest(task: &Task, state: TaskState) {
     let process = &task.process;
@@ -63,6 +66,7 @@ pub fn rest(task: &Task, state: TaskState) {
 
 /// The guest closed the call's connection: the response is complete.
 pub fn connection_closed(process: &Process, fd: i32) -> ! {
+    process.run_at_end();
     // The parent holds the connection too: only this tells the caller that the response ended.
     sys::shutdown(&fd);
     process.ledger.end(Cause::Closed, None, "");
@@ -72,6 +76,7 @@ pub fn connection_closed(process: &Process, fd: i32) -> ! {
 /// The guest called exit_group(2).
 pub fn exit(process: &Process, status: i32) -> ! {
     let status = status & 0xff;
+    process.run_at_end();
     if let Some(exit) = process.take_exit() {
         exit(process, status);
     }

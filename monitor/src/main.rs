@@ -26,6 +26,7 @@ mod sys;
 mod syscalls;
 mod task;
 mod vm;
+mod working_set;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::errno::Errno;
 use crate::fs::Namespace;
 use crate::ledger::Ledger;
-use crate::lifecycle::{Exit, Plan};
+use crate::lifecycle::{AtEnd, Exit, Plan};
 use crate::memory::space::Space;
 use crate::ready::Ready;
 use crate::run::Launch;
@@ -97,6 +97,7 @@ pub struct Process {
     /// What to do at the moment of readiness, and at the guest's exit.
     plan: Mutex<Option<Plan>>,
     exit: Mutex<Option<Exit>>,
+    at_end: Mutex<Option<AtEnd>>,
     next_vcpu: AtomicUsize,
     free_vcpus: Mutex<Vec<Vcpu>>,
 }
@@ -137,6 +138,7 @@ impl Process {
             launch: parts.launch,
             plan: Mutex::default(),
             exit: Mutex::default(),
+            at_end: Mutex::default(),
             next_vcpu: AtomicUsize::new(0),
             free_vcpus: Mutex::default(),
         }
@@ -174,6 +176,19 @@ impl Process {
 
     pub fn take_exit(&self) -> Option<Exit> {
         self.exit.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What happens first when the process ends by the guest's will: it exits, or closes the call's connection.
+    pub fn set_at_end(&self, act: AtEnd) {
+        *self.at_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(act);
+    }
+
+    /// Once.
+    pub fn run_at_end(&self) {
+        let act = self.at_end.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(act) = act {
+            act(self);
+        }
     }
 
     /// Takes every lock of the process, for a fork.

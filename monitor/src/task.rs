@@ -15,7 +15,7 @@ use crate::process::{Process, Thread};
 use crate::signals::frame::{self, FIXED_FLAGS, Trap, USER_FLAGS};
 use crate::signals::{self, AltStack, SA_RESTART, host};
 use crate::syscalls;
-use crate::vm::layout::{EXCEPTION_PORT, SYSCALL_PORT, WINDOW};
+use crate::vm::layout::{EXCEPTION_PORT, SYSCALL_PORT, WARM_LIST, WARMER, WINDOW};
 use crate::vm::low::{self, Frame};
 use crate::vm::vcpu::{Exit, Extended, Registers, Vcpu};
 
@@ -152,6 +152,29 @@ impl Task {
         self.vcpu.set_extended(&state.extended)?;
         self.vcpu.set_registers(state.registers);
         Ok(())
+    }
+
+    /// Lets the guest's own CPU touch the working set of a call, laid out by `Space::lay_warmer`, so that KVM knows each page
+    /// before the call comes. The thread stands where it stood, whatever happens on the way.
+    pub fn warm(&mut self, pages: u64) {
+        self.vcpu.set_registers(Registers {
+            rip: WARMER,
+            rsi: WARM_LIST,
+            rcx: pages,
+            rflags: FIXED_FLAGS,
+            ..Registers::default()
+        });
+        while matches!(self.vcpu.run(), Exit::Interrupted) {
+            self.vcpu.set_immediate_exit(false);
+        }
+        let rip = self.vcpu.registers().rip;
+        if low::in_stub(rip).is_some() {
+            // At its system call, or at a fault: either way before an `iretq`.
+            self.resume_through(low::frame_address(self.vcpu.id), rip);
+        } else {
+            self.vcpu.set_registers(self.registers);
+        }
+        self.vcpu.set_immediate_exit(host::pending() != 0);
     }
 
     fn state(&self) -> Result<TaskState, crate::vm::kvm::KvmError> {

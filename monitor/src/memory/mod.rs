@@ -8,5 +8,6 @@ mod host_stack;
 pub mod mapping;
 pub mod moving;
 pub mod space;
+mod warming;
 
 pub use host_stack::stack;

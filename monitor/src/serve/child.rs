@@ -40,11 +40,13 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// The channel apart from the rest, for another thread.
+    pub fn teller(&self) -> Result<Teller, Errno> {
+        Ok(Teller(self.channel.try_clone_raised()?))
+    }
+
     pub fn tell(&self, message: &Message, attached: Option<BorrowedFd<'_>>) {
-        if channel::send(self.channel.as_fd(), message, attached).is_err() {
-            // The parent is gone.
-            end_process(FAILED);
-        }
+        tell(self.channel.as_fd(), message, attached);
     }
 
     /// Ends the child: something of the monitor failed.
@@ -52,6 +54,22 @@ impl Setup {
         self.ledger.end(crate::control::Cause::Internal, None, what);
         eprintln!("mayfly-monitor: {what}");
         end_process(FAILED)
+    }
+}
+
+/// A copy of the channel to `serve`.
+pub struct Teller(OwnedFd);
+
+impl Teller {
+    pub fn tell(&self, message: &Message, attached: Option<BorrowedFd<'_>>) {
+        tell(self.0.as_fd(), message, attached);
+    }
+}
+
+fn tell(channel: BorrowedFd<'_>, message: &Message, attached: Option<BorrowedFd<'_>>) {
+    if channel::send(channel, message, attached).is_err() {
+        // The parent is gone.
+        end_process(FAILED);
     }
 }
 
@@ -187,6 +205,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         image,
         head,
         stamp,
+        rehearsed,
     } = world;
     let vm = device.create_vm().map_err(|error| internal("KVM", &error))?;
     let mut space =
@@ -265,6 +284,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         image,
         head,
         stamp,
+        rehearsed,
     };
     Ok((process, task, remaining))
 }
@@ -279,6 +299,7 @@ pub struct Remaining {
     pub image: OwnedFd,
     pub head: OwnedFd,
     pub stamp: Stamp,
+    pub rehearsed: OwnedFd,
 }
 
 /// The program's path: looked up in its own PATH when it is a bare name.

@@ -45,6 +45,8 @@ impl Parent {
         crate::fs::remove_instance(&self.scratch(), &child.id.to_string());
         if child.boots {
             self.booted(&mut child, status, control)?;
+        } else if child.rehearses {
+            self.rehearsed(&child, control)?;
         } else {
             let receipt = receipt(&child, status, usage);
             self.last_word(&mut child, &receipt);
@@ -71,6 +73,11 @@ impl Parent {
         // SAFETY: the child is dead and removed: nobody uses this ledger any more.
         unsafe { child.ledger.free() };
         Ok(())
+    }
+
+    fn rehearses(&self) -> bool {
+        let clones = self.world.as_ref().map(|world| world.options.clones);
+        clones.is_some_and(|clones| clones.warmth > super::Warmth::Cold)
     }
 
     pub(super) fn scratch(&self) -> std::path::PathBuf {
@@ -193,11 +200,10 @@ impl Parent {
                 return give_up(self, FailedReason::Exited, why);
             }
         };
-        self.ready(launch, boot_ms, reason, control)?;
-        self.keep(control)
+        self.ready(launch, boot_ms, reason, control)
     }
 
-    /// The function can take calls.
+    /// The function can take calls, once it is known what a call touches.
     pub(super) fn ready(
         &mut self,
         launch: Launch,
@@ -205,16 +211,37 @@ impl Parent {
         reason: Option<String>,
         control: &mut ControlStream<'_>,
     ) -> Result<(), Stop> {
+        self.boot_ms = boot_ms;
+        match &launch {
+            Launch::Clone(snapshot, _) if self.rehearses() => {
+                let rehearsal = Launch::Rehearsal(snapshot.clone());
+                self.rehearsing = Some(rehearsal.clone());
+                self.rehearse(rehearsal)
+            }
+            _ => self.open_for_calls(launch, reason, control),
+        }
+    }
+
+    /// From now on instances are made: says so.
+    pub(super) fn open_for_calls(
+        &mut self,
+        launch: Launch,
+        reason: Option<String>,
+        control: &mut ControlStream<'_>,
+    ) -> Result<(), Stop> {
         // Not before: a boot has rules of its own, and could not be killed from behind these.
         let jail = Rc::get_mut(&mut self.jail).ok_or_else(|| stop("jail")(Errno::INVAL))?;
         jail.lock_files().map_err(Stop::Jail)?;
         control.send(&Event::Ready {
-            boot_ms,
+            boot_ms: self.boot_ms,
             snapshot: self.snapshot.as_ref(),
             reason: reason.map(Text::message),
             layers: &self.jail.names(),
         })?;
         self.launch = Some(launch);
-        Ok(())
+        match &self.snapshot {
+            Some(snapshot) if snapshot.source == Source::Boot => self.keep(control),
+            _ => Ok(()),
+        }
     }
 }

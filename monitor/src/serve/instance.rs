@@ -4,13 +4,14 @@
 //! the guest runs before the envelope has been read.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::channel::Message;
 use super::child::{self, Remaining, Setup, Streams};
-use super::{Launch, World};
+use super::{Launch, Warmth, World, rehearsal};
 use crate::bundle::Contract;
 use crate::clock;
 use crate::contracts::{self, Ending, ExitNotice, Kontain, KontainLimits, StdinPipes, envelope, run_stdin};
@@ -26,6 +27,7 @@ use crate::signals::{Actions, host, mirror_action};
 use crate::snapshot::{Snapshot, descriptors};
 use crate::syscalls::sockets::Sockets;
 use crate::task::Task;
+use crate::working_set::WorkingSet;
 
 /// Largest request of the contract `kontain`, bytes; the server has a limit of its own before it.
 const KONTAIN_BODY: u64 = 64 << 20;
@@ -41,14 +43,29 @@ pub fn run(mut world: World, setup: Setup, jail: &Jail, launch: &Launch, id: Ins
         Err(errno) => setup.fail(&format!("standard streams: {errno}")),
     };
     match launch {
-        Launch::Clone(snapshot) => run_clone(world, setup, snapshot, streams, id),
+        Launch::Clone(snapshot, set) => run_clone(world, setup, snapshot, Some(set), streams, id),
+        Launch::Rehearsal(snapshot) => run_clone(world, setup, snapshot, None, streams, id),
         Launch::Boot | Launch::Start => run_program(world, setup, launch, streams, id),
     }
 }
 
-/// From the snapshot: memory, descriptors and threads are made again, then the call is awaited.
-fn run_clone(world: World, setup: Setup, snapshot: &Snapshot, streams: Streams, id: InstanceId) -> ! {
-    let (process, remaining, pipes) = match restore(world, &setup, snapshot, streams) {
+/// From the snapshot: memory, descriptors and threads are made again, then the call is awaited. Without a working set it is to
+/// be found, by an example call.
+fn run_clone(
+    world: World,
+    setup: Setup,
+    snapshot: &Snapshot,
+    set: Option<&WorkingSet>,
+    streams: Streams,
+    id: InstanceId,
+) -> ! {
+    // `begin` has confined this process: what is refused now is done without.
+    let pagemap = if set.is_none() {
+        rehearsal::page_map()
+    } else {
+        None
+    };
+    let (process, remaining, pipes) = match restore(world, &setup, snapshot, set, streams) {
         Ok(restored) => restored,
         Err(why) => setup.fail(&format!("a clone could not be made: {why}")),
     };
@@ -84,7 +101,16 @@ fn run_clone(world: World, setup: Setup, snapshot: &Snapshot, streams: Streams, 
             setup.fail("a thread could not be made");
         }
     }
-    await_call(&process, &setup, &remaining, pipes, id);
+    if let Some(set) = set
+        && remaining.options.clones.warmth == Warmth::Touched
+        && let Some(task) = &mut main
+    {
+        warm(&process, task, set);
+    }
+    match set {
+        Some(_) => await_call(&process, &setup, &remaining, pipes, id),
+        None => rehearse(&process, &setup, &remaining, pipes, pagemap),
+    }
     clock::thaw(&snapshot.clocks);
     process.release();
     match main {
@@ -99,9 +125,45 @@ fn run_clone(world: World, setup: Setup, snapshot: &Snapshot, streams: Streams, 
     }
 }
 
+/// Lets the guest touch what its call will.
+fn warm(process: &Process, task: &mut Task, set: &WorkingSet) {
+    let laid = process.lock_space().lay_warmer(set);
+    if let Ok(pages) = laid {
+        task.warm(pages);
+        // Fails like the laying out: for want of memory for tables, which are there.
+        let _ = process.lock_space().clear_warmer(pages);
+    }
+}
+
+/// In place of a call.
+fn rehearse(
+    process: &Arc<Process>,
+    setup: &Setup,
+    remaining: &Remaining,
+    pipes: Option<StdinPipes>,
+    pagemap: Option<File>,
+) {
+    let set = remaining
+        .rehearsed
+        .try_clone()
+        .map_err(Errno::from)
+        .and_then(crate::fs::descriptors::raise);
+    let connection = set.and_then(|set| rehearsal::call(process, remaining.contract, setup, set, pagemap));
+    match connection {
+        Ok(connection) => give(process, setup, remaining, pipes, connection),
+        Err(errno) => setup.fail(&format!("the rehearsal: {errno}")),
+    }
+}
+
 type Restored = (Arc<Process>, Remaining, Option<StdinPipes>);
 
-fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -> Result<Restored, String> {
+fn restore(
+    world: World,
+    setup: &Setup,
+    snapshot: &Snapshot,
+    set: Option<&WorkingSet>,
+    streams: Streams,
+) -> Result<Restored, String> {
     let World {
         options,
         bundle,
@@ -113,13 +175,22 @@ fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -
         image,
         head,
         stamp,
+        rehearsed,
     } = world;
     let text = |what: &'static str| move |error: Errno| format!("{what}: {error}");
     let vm = device.create_vm().map_err(|error| error.to_string())?;
     let mut space = Space::new(vm, bundle.function.memory_bytes).map_err(text("memory"))?;
+    if set.is_none() {
+        space.observe();
+    }
     space
         .restore(&snapshot.space, image.as_raw_fd())
         .map_err(text("memory image"))?;
+    if let Some(set) = set
+        && options.clones.warmth > Warmth::Cold
+    {
+        space.populate(set);
+    }
     child::place_streams(&streams.guest).map_err(text("standard streams"))?;
     let port = bundle.function.port;
     let sockets = Sockets::restore(Some(port), &snapshot.sockets).map_err(text("sockets"))?;
@@ -172,6 +243,7 @@ fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -
         image,
         head,
         stamp,
+        rehearsed,
     };
     child::set_name(&snapshot.exe);
     Ok((process, remaining, streams.pipes))
@@ -242,6 +314,17 @@ fn await_call(
         },
         Some(connection.as_fd()),
     );
+    give(process, setup, remaining, pipes, connection);
+}
+
+/// Gives the guest its connection.
+fn give(
+    process: &Process,
+    setup: &Setup,
+    remaining: &Remaining,
+    pipes: Option<StdinPipes>,
+    connection: OwnedFd,
+) {
     match (remaining.contract, pipes) {
         (Contract::Http, _) => {
             if let Err(errno) = process.lock_sockets().connect_call(connection) {

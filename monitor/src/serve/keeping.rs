@@ -104,8 +104,9 @@ impl Parent {
             bytes: head.header.image_length.get(),
             threads: u32::try_from(snapshot.threads.len()).unwrap_or(u32::MAX),
             source,
+            warm_pages: 0,
         });
-        Launch::Clone(Arc::new(snapshot))
+        Launch::Clone(Arc::new(snapshot), Arc::default())
     }
 
     /// Begins to write the file, if one is wanted.

@@ -14,6 +14,7 @@ mod kontain;
 mod offspring;
 mod parent;
 mod pool;
+mod rehearsal;
 mod watching;
 
 use std::os::fd::OwnedFd;
@@ -31,6 +32,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::format::Stamp;
 use crate::sys;
 use crate::vm::kvm::{Device, KvmError};
+use crate::working_set::WorkingSet;
 
 pub use parent::serve;
 
@@ -39,6 +41,40 @@ const SOCKET_PATH_MAX: usize = 108;
 /// Connections that wait for an instance.
 const BACKLOG: i32 = 4096;
 
+/// How much is done for a clone before its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Warmth {
+    /// Nothing: each page is met in the call.
+    Cold,
+    /// The working set is present in the host.
+    Populated,
+    /// The guest has touched it, too.
+    Touched,
+}
+
+/// How clones are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Clones {
+    pub warmth: Warmth,
+}
+
+impl Clones {
+    pub const DEFAULT: Self = Self {
+        warmth: Warmth::Touched,
+    };
+
+    /// Changes what `name` is about; false if it is no name.
+    pub fn set(&mut self, name: &str) -> bool {
+        match name {
+            "cold" => self.warmth = Warmth::Cold,
+            "populated" => self.warmth = Warmth::Populated,
+            "touched" => self.warmth = Warmth::Touched,
+            _ => return false,
+        }
+        true
+    }
+}
+
 /// The command line.
 pub struct Options {
     pub bundle: PathBuf,
@@ -46,6 +82,7 @@ pub struct Options {
     /// Instances kept parked, and alive at most.
     pub pool: u32,
     pub instances: u32,
+    pub clones: Clones,
     pub ready_timeout: Duration,
     /// Bytes of log an instance may write, bytes of response where the monitor makes it.
     pub log_limit: u64,
@@ -90,13 +127,17 @@ pub struct World {
     pub head: OwnedFd,
     /// What a snapshot must agree with.
     pub stamp: Stamp,
+    /// What the rehearsal touched, empty until then.
+    pub rehearsed: OwnedFd,
 }
 
 /// How an instance begins.
 #[derive(Clone)]
 pub enum Launch {
-    /// From the snapshot.
-    Clone(Arc<Snapshot>),
+    /// From the snapshot, made warm for what a call touches.
+    Clone(Arc<Snapshot>, Arc<WorkingSet>),
+    /// From the snapshot, to learn what a call touches: an example call, and no other.
+    Rehearsal(Arc<Snapshot>),
     /// By booting to readiness; the snapshot was refused.
     Boot,
     /// At the first instruction: the program ends without reading its input.
@@ -118,6 +159,8 @@ impl World {
         let head =
             crate::snapshot::image::create_empty(c"mayfly-snapshot").map_err(host_error("snapshot"))?;
         let stamp = keeping::stamp(&options, &device)?;
+        let rehearsed =
+            crate::snapshot::image::create_empty(c"mayfly-rehearsed").map_err(host_error("working set"))?;
         Ok(Self {
             options,
             bundle,
@@ -129,6 +172,7 @@ impl World {
             image,
             head,
             stamp,
+            rehearsed,
         })
     }
 }

@@ -45,6 +45,9 @@ pub(super) struct Parent {
     pub(super) children: HashMap<u32, Child>,
     pub(super) next: u32,
     pub(super) launch: Option<Launch>,
+    /// What the rehearsal was launched by, and how long the boot took, milliseconds.
+    pub(super) rehearsing: Option<Launch>,
+    pub(super) boot_ms: u64,
     pub(super) draining: bool,
     pub(super) listening: bool,
     pub(super) pause: Option<Instant>,
@@ -186,6 +189,8 @@ impl Parent {
             children: HashMap::new(),
             next: 0,
             launch: None,
+            rehearsing: None,
+            boot_ms: 0,
             draining: false,
             listening: false,
             pause: None,
@@ -310,6 +315,9 @@ impl Parent {
                         deadline,
                         connection: Some(connection),
                     });
+                }
+                Received::Message(message @ Message::Rehearsed, _) if child.rehearses => {
+                    child.told = Some(message)
                 }
                 Received::Message(message, _) if child.boots => {
                     child.doom = None;

@@ -83,6 +83,7 @@ impl Parent {
                 id,
                 pid,
                 boots,
+                rehearses: false,
                 channel,
                 stdout: Some(stdout),
                 stderr: Some(stderr),

@@ -38,6 +38,11 @@ pub const CLOCK_PAGE: u64 = 0x6_0000;
 /// Task state segment and exception stack, 1 KiB a vCPU: supervisor only.
 pub const TSS: u64 = 0x8_0000;
 pub const TSS_SIZE: u64 = 0x400;
+/// While a clone is warmed: the loop that touches its working set, and the list of its pages. Nothing is there otherwise.
+pub const WARMER: u64 = 0x2_4000;
+pub const WARM_LIST: u64 = 0x18_0000;
+/// Most pages in the list, 8 bytes each.
+pub const WARM_PAGES: u64 = (LOW_END - WARM_LIST) / 8;
 /// Most vCPUs of a guest, so most threads.
 pub const VCPUS_MAX: usize = 512;
 

@@ -7,9 +7,9 @@
 
 use super::layout::{
     CLOCK_PAGE, EXCEPTION_PORT, FRAME_SIZE, FRAMES, GDT, HANDLERS, HOST_BASE, IDT, LOW_END, PAGE, STUB,
-    SYSCALL_PORT, TSS, TSS_SIZE, USER_CODE, USER_DATA, VCPUS_MAX,
+    SYSCALL_PORT, TSS, TSS_SIZE, USER_CODE, USER_DATA, VCPUS_MAX, WARM_LIST, WARM_PAGES, WARMER,
 };
-use super::page_tables::PageTables;
+use super::page_tables::{PageTables, Protection};
 use crate::errno::Errno;
 
 /// `out imm8, al`; the port follows.
@@ -20,6 +20,20 @@ const IRETQ: [u8; 2] = [0x48, 0xcf];
 /// `rdtsc`, in front of another stub: how the monitor learns what a vCPU's counter says.
 const RDTSC: [u8; 2] = [0x0f, 0x31];
 pub const COUNTER: u64 = HANDLERS + 32 * 16;
+
+/// Touches each page of the list at rsi, of rcx words: by a read, or where the word is odd by a write of nothing. Then a system call.
+const WARM_LOOP: [u8; 26] = [
+    0x48, 0x8b, 0x06, // mov rax, [rsi]
+    0x48, 0x83, 0xc6, 0x08, // add rsi, 8
+    0xa8, 0x01, // test al, 1
+    0x75, 0x04, // jnz write
+    0x8a, 0x00, // mov al, [rax]
+    0xeb, 0x05, // jmp next
+    0xf0, 0x80, 0x48, 0xff, 0x00, // write: lock or byte [rax - 1], 0
+    0xff, 0xc9, // next: dec ecx
+    0x75, 0xe8, // jnz the beginning
+    0x0f, 0x05, // syscall
+];
 
 /// What `iretq` pops: where ring 3 goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +125,40 @@ pub fn build(tables: &mut PageTables) -> Result<(), Errno> {
 fn stub(port: u16) -> [u8; 4] {
     // Ports are below 0x40.
     [OUT, port.to_le_bytes()[0], IRETQ[0], IRETQ[1]]
+}
+
+/// Lays out the loop and its list: pages, and whether each is to be written. Gives how many there are, at most `WARM_PAGES`.
+pub fn lay_warmer(tables: &mut PageTables, pages: impl Iterator<Item = (u64, bool)>) -> Result<u64, Errno> {
+    write(WARMER, &WARM_LOOP);
+    tables.set_low(WARMER, true, false, true)?;
+    let mut count = 0;
+    for (page, written) in pages.take(usize::try_from(WARM_PAGES).unwrap_or(0)) {
+        write_word(WARM_LIST + count * 8, page | u64::from(written));
+        count += 1;
+    }
+    let end = (WARM_LIST + count * 8).next_multiple_of(PAGE);
+    for page in (WARM_LIST..end).step_by(4096) {
+        tables.set_low(page, true, false, false)?;
+    }
+    Ok(count)
+}
+
+/// Takes the loop and its list of `count` words away again.
+pub fn clear_warmer(tables: &mut PageTables, count: u64) -> Result<(), Errno> {
+    let end = (WARM_LIST + count * 8).next_multiple_of(PAGE);
+    for (start, end) in [(WARMER, WARMER + PAGE), (WARM_LIST, end)] {
+        tables.set(start, end, Protection::NONE)?;
+        let length = usize::try_from(end - start).map_err(|_| Errno::NOMEM)?;
+        // SAFETY: anonymous pages of the low area, which hold nothing else; that KVM forgets them is the point.
+        unsafe {
+            libc::madvise(
+                (HOST_BASE + start) as *mut libc::c_void,
+                length,
+                libc::MADV_DONTNEED,
+            )
+        };
+    }
+    Ok(())
 }
 
 /// Sets the exception stack of a vCPU in its task state segment.

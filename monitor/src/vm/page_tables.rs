@@ -14,8 +14,10 @@ use crate::errno::Errno;
 const PRESENT: u64 = 1;
 const WRITE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
-/// Accessed and dirty are always set: the CPU never has to write a table.
-const ACCESSED_DIRTY: u64 = 0x60;
+/// Accessed and dirty are set, but in tables that are observed: the CPU never has to write a table.
+const ACCESSED_DIRTY: u64 = ACCESSED | DIRTY;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 const TABLE: u64 = PRESENT | WRITE | USER | ACCESSED_DIRTY;
@@ -81,6 +83,8 @@ pub struct PageTables {
     used: usize,
     directories: [usize; DIRECTORIES],
     leaves: Box<[usize]>,
+    /// Entries are made small, and neither accessed nor dirty: see `observe`.
+    observed: bool,
 }
 
 // SAFETY: `frames` points to a mapping that this value owns; all access goes through `&mut self` or `&self`.
@@ -109,11 +113,40 @@ impl PageTables {
             used: 0,
             directories: [0; DIRECTORIES],
             leaves: vec![0; LEAVES].into_boxed_slice(),
+            observed: false,
         };
         let root = tables.frame()?;
         let second = tables.frame()?;
         tables.table(root)[0] = physical(second) | TABLE;
         Ok(tables)
+    }
+
+    /// From now on entries tell whether the guest has used their page: see `touched`. That costs the CPU a write for each.
+    pub fn observe(&mut self) {
+        self.observed = true;
+    }
+
+    /// The pages of `start..end` that the guest has used since `observe`, and whether it has written them.
+    pub fn touched(&self, start: u64, end: u64) -> Vec<(u64, bool)> {
+        let mut found = Vec::new();
+        let mut at = start;
+        while at < end {
+            let next = ((at | (LARGE_PAGE - 1)) + 1).min(end);
+            let leaf = self.leaves[index(at, LARGE_PAGE)];
+            if leaf != 0 {
+                for page in (at..next).step_by(4096) {
+                    // SAFETY: a frame below `used`; the CPU may set bits meanwhile, so the word is read once, as it is.
+                    let entry = unsafe {
+                        (&raw const (*self.frames.add(leaf))[index(page, PAGE) % 512]).read_volatile()
+                    };
+                    if entry & (PRESENT | ACCESSED) == PRESENT | ACCESSED {
+                        found.push((page, entry & DIRTY != 0));
+                    }
+                }
+            }
+            at = next;
+        }
+        found
     }
 
     /// Bytes of tables in use: what the VM's slots must cover.
@@ -169,12 +202,15 @@ impl PageTables {
     ///
     /// Preconditions: `start` and `end` are page-aligned, `end <= WINDOW`, the address space is locked.
     pub fn set(&mut self, start: u64, end: u64, protection: Protection) -> Result<(), Errno> {
-        let bits = protection.entry();
+        let mut bits = protection.entry();
+        if self.observed {
+            bits &= !ACCESSED_DIRTY;
+        }
         let mut at = start;
         while at < end {
             let next = ((at | (LARGE_PAGE - 1)) + 1).min(end);
             let region = index(at, LARGE_PAGE);
-            let whole = next - at == LARGE_PAGE && self.leaves[region] == 0;
+            let whole = next - at == LARGE_PAGE && self.leaves[region] == 0 && !self.observed;
             if whole && (bits != 0 || self.directories[index(at, GIB)] != 0) {
                 let directory = self.directory(at)?;
                 self.table(directory)[region % 512] = if bits == 0 { 0 } else { bits | at | LARGE };

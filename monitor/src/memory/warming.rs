@@ -1,0 +1,91 @@
+//! An address space seen by a rehearsal, and made warm for a call: pages there in the host, and known to KVM.
+
+use super::host_side::host_advise;
+use super::space::Space;
+use crate::errno::Errno;
+use crate::vm::layout::{CLOCK_PAGE, FRAMES, HOST_BASE, LARGE_PAGE, PAGE};
+use crate::vm::low;
+use crate::working_set::{Run, WorkingSet};
+
+impl Space {
+    /// From now on the guest's tables tell what it touches.
+    ///
+    /// Preconditions: nothing is mapped.
+    pub fn observe(&mut self) {
+        self.tables.observe();
+    }
+
+    /// The pages that the guest has touched, in order, and whether they were written. `own` says of a range of the monitor which pages
+    /// are private copies; it is asked where the guest has touched something.
+    pub fn touched(&self, own: impl Fn(u64, u64) -> Vec<bool>) -> Vec<(u64, bool)> {
+        let mut found = Vec::new();
+        for (start, mapping) in self
+            .mappings
+            .iter()
+            .filter(|(_, mapping)| mapping.protection.any())
+        {
+            let mut at = *start;
+            while at < mapping.end {
+                let next = ((at | (LARGE_PAGE - 1)) + 1).min(mapping.end);
+                let touched = self.tables.touched(at, next);
+                if !touched.is_empty() {
+                    let mut touched = touched.into_iter().peekable();
+                    let copies = own(HOST_BASE + at, HOST_BASE + next);
+                    for (page, copied) in (at..next).step_by(4096).zip(copies) {
+                        let seen = touched.next_if(|(touched, _)| *touched == page);
+                        if copied || seen.is_some() {
+                            found.push((page, copied || seen.is_some_and(|(_, written)| written)));
+                        }
+                    }
+                }
+                at = next;
+            }
+        }
+        found
+    }
+
+    /// The parts of a set's runs that may be touched.
+    fn warmable<'a>(&'a self, set: &'a WorkingSet) -> impl Iterator<Item = Run> + 'a {
+        set.runs.iter().flat_map(|run| {
+            self.parts(run.start, run.end)
+                .into_iter()
+                .filter(|(_, _, mapping)| mapping.protection.any())
+                .map(|(start, end, mapping)| Run {
+                    start,
+                    end,
+                    written: run.written && mapping.protection.write,
+                })
+        })
+    }
+
+    /// Makes the pages of the set present in the host, the written ones as copies. A page that cannot be is met later.
+    pub fn populate(&self, set: &WorkingSet) {
+        for run in self.warmable(set) {
+            let advice = if run.written {
+                libc::MADV_POPULATE_WRITE
+            } else {
+                libc::MADV_POPULATE_READ
+            };
+            let _ = host_advise(run.start, run.end - run.start, advice);
+        }
+    }
+
+    /// Lays out what `Task::warm` runs: gives how many pages it touches.
+    pub fn lay_warmer(&mut self, set: &WorkingSet) -> Result<u64, Errno> {
+        let pages: Vec<(u64, bool)> = self
+            .warmable(set)
+            .flat_map(|run| {
+                (run.start..run.end)
+                    .step_by(4096)
+                    .map(move |page| (page, run.written))
+            })
+            .collect();
+        // The page of the return frames too, by which each call goes back, and the clock's.
+        let own = [FRAMES, CLOCK_PAGE].map(|page| (page, false));
+        low::lay_warmer(&mut self.tables, pages.into_iter().chain(own))
+    }
+
+    pub fn clear_warmer(&mut self, count: u64) -> Result<(), Errno> {
+        low::clear_warmer(&mut self.tables, count)
+    }
+}

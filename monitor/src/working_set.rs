@@ -1,0 +1,154 @@
+//! What one call touches, learnt from a rehearsal, and laid out in a clone before its call comes.
+//!
+//! Touching changes nothing: a page is read, or written with what it holds, and only where the snapshot itself allows it. So a
+//! set that is wrong, or none, costs time and nothing else. It comes from a process that ran a guest: it is bounded and checked.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::errno::Errno;
+use crate::memory::space::Space;
+
+/// Largest set that is read back, bytes.
+const SIZE_MAX: u64 = 4 << 20;
+
+/// Neighbouring pages, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    pub start: u64,
+    pub end: u64,
+    pub written: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkingSet {
+    pub runs: Vec<Run>,
+    /// Threads that waited at the snapshot and were woken.
+    pub woken: Vec<i32>,
+}
+
+impl WorkingSet {
+    /// What the guest of `space`, whose tables are observed, and the monitor have touched. `pagemap` is the process's own, if it can
+    /// be read: without it what the monitor alone has written is missing.
+    pub fn collect(space: &Space, pagemap: Option<&File>, woken: Vec<i32>) -> Self {
+        let mut set = Self {
+            runs: Vec::new(),
+            woken,
+        };
+        for (page, written) in space.touched(|start, end| private_pages(pagemap, start, end)) {
+            set.add(page, written);
+        }
+        set
+    }
+
+    fn add(&mut self, page: u64, written: bool) {
+        match self.runs.last_mut() {
+            Some(run) if run.end == page && run.written == written => run.end += 4096,
+            _ => self.runs.push(Run {
+                start: page,
+                end: page + 4096,
+                written,
+            }),
+        }
+    }
+
+    /// How many pages it has.
+    pub fn pages(&self) -> u64 {
+        self.runs.iter().map(|run| (run.end - run.start) / 4096).sum()
+    }
+
+    pub fn save(&self, to: &File) -> Result<(), Errno> {
+        let bytes = postcard::to_stdvec(self).map_err(|_| Errno::INVAL)?;
+        to.write_all_at(&bytes, 0).map_err(Errno::from)
+    }
+
+    /// Reads a set back; its runs are in order and do not overlap.
+    pub fn load(from: &File) -> Result<Self, Errno> {
+        let length = from.metadata()?.len();
+        if length > SIZE_MAX {
+            return Err(Errno(libc::EFBIG));
+        }
+        let mut bytes = vec![0u8; usize::try_from(length).map_err(|_| Errno::NOMEM)?];
+        from.read_exact_at(&mut bytes, 0)?;
+        let set: Self = postcard::from_bytes(&bytes).map_err(|_| Errno::INVAL)?;
+        let ordered = set.runs.windows(2).all(|pair| pair[0].end <= pair[1].start);
+        let whole = |run: &Run| run.start < run.end && (run.start | run.end).is_multiple_of(4096);
+        if !ordered || !set.runs.iter().all(whole) {
+            return Err(Errno::INVAL);
+        }
+        Ok(set)
+    }
+}
+
+/// The pages of a range of the monitor that are its own copies, by the kernel's page map (proc_pid_pagemap(5)).
+fn private_pages(pagemap: Option<&File>, start: u64, end: u64) -> Vec<bool> {
+    const PRESENT: u64 = 1 << 63;
+    const SHARED: u64 = 1 << 61;
+    let count = usize::try_from((end - start) / 4096).unwrap_or(0);
+    let mut bytes = vec![0u8; count * 8];
+    let read = pagemap.map(|file| file.read_exact_at(&mut bytes, start / 4096 * 8));
+    if !matches!(read, Some(Ok(()))) {
+        return vec![false; count];
+    }
+    bytes
+        .chunks_exact(8)
+        .map(|word| {
+            let mut entry = [0u8; 8];
+            entry.copy_from_slice(word);
+            u64::from_ne_bytes(entry) & (PRESENT | SHARED) == PRESENT
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(content: &[u8]) -> File {
+        let file = File::from(crate::sys::memory_file(c"set").unwrap());
+        file.write_all_at(content, 0).unwrap();
+        file
+    }
+
+    #[test]
+    fn neighbours_are_one_run_and_come_back() {
+        let mut set = WorkingSet::default();
+        for (page, written) in [
+            (0x40_0000, false),
+            (0x40_1000, false),
+            (0x40_2000, true),
+            (0x50_0000, true),
+        ] {
+            set.add(page, written);
+        }
+        assert_eq!((set.runs.len(), set.pages()), (3, 4));
+        let to = file(b"");
+        set.save(&to).unwrap();
+        assert_eq!(WorkingSet::load(&to).unwrap(), set);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(WorkingSet::load(&file(&[0xff; 64])).is_err());
+        for runs in [
+            &[(0x40_1000, 0x40_2000), (0x40_0000, 0x40_1000)][..],
+            &[(0x40_0001, 0x40_1000)],
+            &[(8192, 4096)],
+        ] {
+            let runs = runs.iter().map(|(start, end)| Run {
+                start: *start,
+                end: *end,
+                written: false,
+            });
+            let set = WorkingSet {
+                runs: runs.collect(),
+                woken: Vec::new(),
+            };
+            let to = file(b"");
+            set.save(&to).unwrap();
+            assert!(WorkingSet::load(&to).is_err());
+        }
+    }
+}
