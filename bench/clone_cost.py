@@ -10,6 +10,7 @@ of it `serve` needs what the column `serve` says.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import random
@@ -114,6 +115,15 @@ func main() {
 """
 
 
+_RECEIPT = ("cpu_us", "run_us", "pages", "exits")
+_COLUMNS = ("p50 us", "p95 us", "CPU us", "run us", "pages", "exits", "serve us", "calls")
+
+
+def row(function: str, way: str, *columns: str) -> str:
+    """A line of the table."""
+    return f"{function:<10} {way:<18} " + " ".join(f"{column:>8}" for column in columns)
+
+
 @dataclass(frozen=True)
 class Function:
     """A program and the path it is called at."""
@@ -165,17 +175,14 @@ class Contender:
         self.await_parked()
         name = f"{self.way.replace('+', '-')}-{self.calls}"
         began = time.perf_counter()
-        answer = self.serve.call(name, f'{{"n":{number}}}'.encode(), path=self.function.path)
+        answer = self.serve.call(name, json.dumps({"n": number}).encode(), path=self.function.path)
         took = time.perf_counter() - began
-        if answer.status != 200 or answer.body.strip() != f'{{"n":{number + 1}}}'.encode().replace(
-            b":", b": " if self.function.name == "cpython" else b":"
-        ):
+        if answer.status != 200 or json.loads(answer.body) != {"n": number + 1}:
             raise SystemExit(f"{self.function.name} {self.way}: a call was answered {answer}; {self.serve.ended(name)}")
         self.calls += 1
-        receipt = self.serve.ended(name)
-        self.serve.events = [event for event in self.serve.events if event["event"] in {"parked", "accepted"}][-200:]
         self.critical.append(took * 1e6)
-        self.receipts.append(receipt)
+        self.receipts.append(self.serve.ended(name))
+        self.serve.events = [event for event in self.serve.events if event["event"] in {"parked", "accepted"}][-200:]
 
     def serve_cpu(self) -> float:
         """CPU of `serve` itself so far, microseconds."""
@@ -199,9 +206,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as directory:
         known = functions(Path(directory))
         print(f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, {options.calls} calls of each")
-        print(
-            f"{'function':<10} {'way':<18} {'p50 us':>7} {'p95 us':>7} {'CPU us':>7} {'serve':>6} {'run us':>7} {'pages':>6} {'exits':>6} {'calls':>6}"
-        )
+        print(row("function", "way", *_COLUMNS))
         for name in options.functions.split(","):
             if name in known:
                 measure(known[name], options.ways.split(","), options.calls, Path(directory))
@@ -230,14 +235,10 @@ def measure(function: Function, ways: Sequence[str], calls: int, place: Path) ->
             for contender in random.sample(contenders, len(contenders)):
                 contender.call(number)
         for contender in contenders:
-            middle = {
-                key: statistics.median(receipt[key] for receipt in contender.receipts) for key in ("cpu_us", "run_us", "pages", "exits")
-            }
-            own = (contender.serve_cpu() - contender.cpu_before) / calls
-            print(
-                f"{function.name:<10} {contender.way:<18} {at(contender.critical, 0.5):7.0f} {at(contender.critical, 0.95):7.0f} "
-                f"{middle['cpu_us']:7.0f} {own:6.0f} {middle['run_us']:7.0f} {middle['pages']:6.0f} {middle['exits']:6.0f} {len(contender.receipts):6}"
-            )
+            values = [at(contender.critical, 0.5), at(contender.critical, 0.95)]
+            values += [statistics.median(receipt[key] for receipt in contender.receipts) for key in _RECEIPT]
+            values += [(contender.serve_cpu() - contender.cpu_before) / calls, len(contender.receipts)]
+            print(row(function.name, contender.way, *(f"{value:.0f}" for value in values)))
 
 
 if __name__ == "__main__":
