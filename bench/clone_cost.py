@@ -1,10 +1,10 @@
 """What a call in a clone costs: critical path, CPU, page faults and exits, for ways of making clones, interleaved in one run.
 
-`mayfly-monitor serve` is called directly, without the server in front, one process for each way; every call meets an instance that is parked
-already. The critical path is from connecting to the end of the answer; CPU is the receipt's, the whole life of the instance's process; on top
-of it `serve` needs what the column `serve` says.
+`mayfly-monitor serve` is called directly, without the server in front, one process for each way; every call meets an instance that is
+parked already. The critical path is from connecting to the end of the answer; CPU is the receipt's, the whole life of the instance's
+process; what `serve` itself needs for each call stands beside it.
 
-    .venv/bin/python -m bench.clone_cost [--calls 200] [--functions cpython,node,go] [--ways all+plain,hybrid+touched]
+    .venv/bin/python -m bench.clone_cost [--calls 200] [--functions cpython,node,go] [--ways cold,touched]
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 use super::host_side::host_advise;
 use super::space::Space;
 use crate::errno::Errno;
-use crate::vm::layout::{CLOCK_PAGE, FRAMES, HOST_BASE, LARGE_PAGE, PAGE};
+use crate::vm::layout::{CLOCK_PAGE, FRAMES, HOST_BASE, LARGE_PAGE};
 use crate::vm::low;
 use crate::working_set::{Run, WorkingSet};
 
