@@ -42,6 +42,7 @@ Contract = Literal["http", "stdin", "kontain"]
 Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]  # a list will do
+Runtime = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 _VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
@@ -62,6 +63,7 @@ class _Calling(_Frozen):
     memory_bytes: int = Field(ge=1)
     concurrency: int = Field(ge=1)
     pool: int = Field(ge=0)
+    runtime: Runtime | None = None  # an OCI runtime in the monitor's place
 
 
 class Deployment(_Calling):

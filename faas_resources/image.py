@@ -95,6 +95,14 @@ class ImageSpec(Model):
     concurrency: Annotated[int, Field(ge=1, le=100_000, description="Calls at a time on one node.", json_schema_extra=_INT32)] = 64
     pool: Annotated[int, Field(ge=0, le=256, description="Instances that wait for a call on one node.", json_schema_extra=_INT32)] = 4
 
+    runtime: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[a-z][a-z0-9-]{0,30}$",
+            description="An OCI runtime that the node offers (crun, runsc…) in the place of Mayfly's own monitor; receipts say so.",
+        ),
+    ] = None
+
     @property
     def timeout_ms(self) -> int:
         """`timeout` in milliseconds."""

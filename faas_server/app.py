@@ -250,7 +250,7 @@ async def _expectation(request: web.Request) -> None:
 def not_ready_because(settings: Settings, fleet: Fleet) -> list[str]:
     """Why calls should not come here yet, for people."""
     reasons = []
-    if (problem := kvm_problem()) is not None:
+    if (problem := kvm_problem()) is not None and not settings.runtimes:
         reasons.append(problem)
     if monitor_program(settings.monitor) is None:
         reasons.append(f"the monitor's program {settings.monitor} is not there; give it with --monitor")

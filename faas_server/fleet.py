@@ -224,7 +224,9 @@ class Fleet:
         match revision.state:
             case State.READY:
                 status, reason, message = Truth.TRUE, "Serving", f"revision {revision.id} serves"
-                if revision.ready is not None and revision.ready.snapshot is None and revision.ready.reason:
+                if revision.spec.runtime is not None:
+                    message += f" by the OCI runtime {revision.spec.runtime}, a container for each call"
+                elif revision.ready is not None and revision.ready.snapshot is None and revision.ready.reason:
                     message += f", booted anew for each call because there is no snapshot: {revision.ready.reason}"
             case State.FAILED:
                 status, reason, message = Truth.FALSE, "CannotStart", f"revision {revision.id}: {revision.problem}{also}"

@@ -71,6 +71,7 @@ class Ready(Event):
     snapshot: Snapshot | None = None
     reason: str | None = None
     layers: tuple[str, ...] = ()
+    isolation: str = "kvm"
 
 
 class Failed(Event):
@@ -113,6 +114,7 @@ class Ended(Event):
 
     instance: InstanceId
     call: str | None = None
+    isolation: str = "kvm"  # what the call ran in
     cause: Literal["closed", "exited", "signal", "deadline", "abandoned", "drained", "output", "internal"]
     code: int | None = None
     message: str | None = None
@@ -208,9 +210,12 @@ class Lines:
 
 @dataclass(frozen=True)
 class Launch:
-    """What the monitor's command line says. `snapshot`: where it is kept, and for how many seconds; None: nowhere."""
+    """What the monitor's command line says.
 
-    program: Path
+    `program` may be of several words. `snapshot`: where it is kept, and for how many seconds; None: nowhere.
+    """
+
+    program: tuple[str, ...]
     bundle: Path
     socket: Path
     pool: int
@@ -233,7 +238,7 @@ class Launch:
         }
         if self.snapshot is not None:
             options["--snapshot"], options["--snapshot-age"] = self.snapshot
-        return [str(self.program), "serve", *(str(word) for option in options.items() for word in option)]
+        return [*self.program, "serve", *(str(word) for option in options.items() for word in option)]
 
 
 class Monitor(asyncio.SubprocessProtocol):
@@ -259,7 +264,7 @@ class Monitor(asyncio.SubprocessProtocol):
                 lambda: cls(on_event, **context), *launch.argv(), env=environment, cwd="/", start_new_session=True
             )
         except OSError as error:
-            raise MonitorFailed(f"{launch.program} cannot be started: {error.strerror or error}") from error
+            raise MonitorFailed(f"{launch.program[0]} cannot be started: {error.strerror or error}") from error
         return protocol
 
     def drain(self) -> None:

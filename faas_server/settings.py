@@ -6,6 +6,8 @@ Only what differs between machines or tastes is a setting. What follows from the
 from __future__ import annotations
 
 import ipaddress
+import re
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self
@@ -17,6 +19,7 @@ from faas_server.errors import SettingsError
 from faas_server.monitor import SOCKET_PATH_BYTES
 
 MIB = 1 << 20
+RUNTIME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Count = Annotated[int, Field(ge=1)]
@@ -32,6 +35,11 @@ class Settings(BaseSettings):
     data: Path = Field(description="Directory that the planes share: bundles, resources, sockets, receipts.")
     listen: str = Field("127.0.0.1:8080", description="HOST:PORT; loopback, because nothing here asks who calls. Port 0: a free one.")
     monitor: Path = Field(Path("mayfly-monitor"), description="The monitor's program; a name without a slash is looked up in PATH.")
+    runtimes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="OCI runtimes that functions may ask for (spec.runtime), separated by commas: NAME, or NAME=PATH of its program; none, "
+        "because theirs is another isolation than a virtual machine for each call.",
+    )
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
         (),
         description="Networks, separated by commas, whose X-Forwarded-* are believed; none, because anybody can write them.",
@@ -77,6 +85,19 @@ class Settings(BaseSettings):
     def _networks(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("runtimes", mode="before")
+    @classmethod
+    def _runtimes(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("runtimes", mode="after")
+    @classmethod
+    def _named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            if not RUNTIME.fullmatch(item.partition("=")[0]):
+                raise ValueError(f"{item!r} is not NAME or NAME=PATH with a name of lower-case letters, digits and dashes")
+        return value
+
     @field_validator("data", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -112,6 +133,20 @@ class Settings(BaseSettings):
     def trusts(self, remote: str | None) -> bool:
         """Whether that peer is a proxy of ours."""
         return bool(self.trusted_proxies) and remote is not None and _is_in(remote, self.trusted_proxies)
+
+    def runtime(self, name: str) -> Path:
+        """The program of an OCI runtime. Raises SettingsError where the operator does not offer it, or it is not installed."""
+        for item in self.runtimes:
+            offered, _, path = item.partition("=")
+            if offered == name:
+                found = shutil.which(path or name)
+                if found is None:
+                    raise SettingsError(
+                        f"spec.runtime {name}: {path or name} is not installed on this node, though MAYFLY_RUNTIMES offers it"
+                    )
+                return Path(found).absolute()
+        offers = ", ".join(item.partition("=")[0] for item in self.runtimes) or "none"
+        raise SettingsError(f"spec.runtime {name}: this node offers {offers}; its operator offers runtimes by MAYFLY_RUNTIMES")
 
     @property
     def bundles(self) -> Path:

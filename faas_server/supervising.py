@@ -11,6 +11,7 @@ A revision holds its bundle from its first to its last moment, so nobody collect
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ import structlog
 from bundles.errors import BundlesError
 from bundles.revisions import Bundle
 from faas_server import snapshots
-from faas_server.errors import MonitorFailed
+from faas_server.errors import MonitorFailed, SettingsError
 from faas_server.monitor import Accepted, Ended, Event, Failed, Launch, Log, Monitor, Parked, Ready, Warned, clear_up, fresh_socket
 from faas_server.settings import Settings
 
@@ -204,7 +205,12 @@ class Revision:
                 return False
             self.socket = fresh_socket(self._settings.sockets)
             try:
-                monitor = await Monitor.start(self._launch(), self._told, function=self.function, revision=self.id)
+                launch = self._launch()
+            except SettingsError as error:
+                self._fail(Problem("runtime", str(error)))
+                return False
+            try:
+                monitor = await Monitor.start(launch, self._told, function=self.function, revision=self.id)
             except MonitorFailed as error:
                 self._fail(Problem("monitor", str(error)))
                 return False
@@ -245,7 +251,7 @@ class Revision:
     def _launch(self) -> Launch:
         settings, spec = self._settings, self.spec
         return Launch(
-            program=settings.monitor,
+            program=(str(settings.monitor),) if spec.runtime is None else _adapter(settings, spec.runtime),
             bundle=self.bundle.path,
             socket=self.socket,
             pool=spec.pool,
@@ -253,7 +259,7 @@ class Revision:
             ready_timeout_ms=int(settings.ready_timeout * 1000),
             log_bytes=settings.log_bytes,
             output_bytes=settings.output_bytes,
-            snapshot=snapshots.place(settings, self.id),
+            snapshot=None if spec.runtime is not None else snapshots.place(settings, self.id),
         )
 
     def _told(self, event: Event) -> None:
@@ -292,6 +298,11 @@ class Revision:
         if state is not self.state:
             self.state = state
             self._listener.changed(self)
+
+
+def _adapter(settings: Settings, runtime: str) -> tuple[str, ...]:
+    """What serves by an OCI runtime. Raises SettingsError where the node does not offer it."""
+    return (sys.executable, "-m", "faas_server.runtimes", "--runtime", runtime, "--program", str(settings.runtime(runtime)))
 
 
 async def _within(seconds: float, waiting: Awaitable[object]) -> bool:

@@ -172,6 +172,7 @@ def _revision(revision: Revision | None) -> Record | None:
         "snapshot": ready.snapshot.model_dump() if ready and ready.snapshot else None,
         "no_snapshot_because": ready.reason if ready else None,
         "layers": ready.layers if ready else None,
+        "isolation": ready.isolation if ready else None,
         "problem": {"reason": problem.reason, "message": problem.message, "output": problem.output} if problem else None,
     }
 

@@ -152,6 +152,11 @@ fn function_spec(value: Value) -> Result<FunctionSpec, BundleError> {
         concurrency: object.take_at_least("concurrency", 1)?,
         pool: object.take("pool")?,
     };
+    let runtime: Option<String> = object.get_or("runtime", None)?;
+    object.fields.remove("runtime");
+    if let Some(name) = runtime {
+        return Err(object.problem("runtime", format!("{name:?} is an OCI runtime, and this is none")));
+    }
     match object.fields.keys().next() {
         None => Ok(spec),
         Some(unknown) => Err(object.problem(unknown, format!("not a field of version {VERSION}"))),

@@ -91,7 +91,7 @@ def test_defaults_are_those_of_the_models(schema: Any) -> None:
     spec = ImageSpec(image="a").model_dump(mode="json", by_alias=True)
     defaults = {name: field["default"] for name, field in schema["properties"]["spec"]["properties"].items() if "default" in field}
     assert defaults == {name: spec[name] for name in defaults}
-    assert set(ImageSpec.model_fields) - set(defaults) == {"image", "port"}
+    assert set(ImageSpec.model_fields) - set(defaults) == {"image", "port", "runtime"}
 
 
 def test_good_object_passes_both(schema: Any) -> None:

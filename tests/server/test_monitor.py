@@ -102,14 +102,14 @@ def test_no_bytes_do_more_than_fail(data: bytes) -> None:
 def launch(data: Path, program: Path, *script: str) -> Launch:
     revision = deploy(data, "peer", *script)
     bundle = data / "bundles/revisions/default/peer" / revision
-    return Launch(program, bundle, data / "s", pool=2, instances=3, ready_timeout_ms=1000, log_bytes=10, output_bytes=10)
+    return Launch((str(program),), bundle, data / "s", pool=2, instances=3, ready_timeout_ms=1000, log_bytes=10, output_bytes=10)
 
 
 def test_the_command_line_is_the_protocols(tmp_path: Path) -> None:
-    argv = Launch(Path("/m"), Path("/b"), Path("/s"), 1, 2, 3, 4, 5).argv()
+    argv = Launch(("/m",), Path("/b"), Path("/s"), 1, 2, 3, 4, 5).argv()
     options = "--bundle /b --socket /s --pool 1 --instances 2 --ready-timeout 3 --log-limit 4 --output-limit 5"
     assert argv == ["/m", "serve", *options.split()]
-    kept = Launch(Path("/m"), Path("/b"), Path("/s"), 1, 2, 3, 4, 5, (Path("/kept/r"), 60)).argv()
+    kept = Launch(("/m",), Path("/b"), Path("/s"), 1, 2, 3, 4, 5, (Path("/kept/r"), 60)).argv()
     assert kept == [*argv, "--snapshot", "/kept/r", "--snapshot-age", "60"]
 
 

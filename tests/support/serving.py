@@ -75,12 +75,22 @@ class Answer:
 class Serve:
     """One `serve` process; a context manager that kills it and waits for its end."""
 
-    def __init__(self, bundle: Path, directory: Path, *options: str, pool: int = 2, instances: int = 16, ready_ms: int = 10_000) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        directory: Path,
+        *options: str,
+        pool: int = 2,
+        instances: int = 16,
+        ready_ms: int = 10_000,
+        program: Sequence[str] = (str(MONITOR),),
+    ) -> None:
         self.socket = directory / "s.sock"
+        self.isolation = "kvm"
         self.events: list[Event] = []
         self._arrived: queue.Queue[Event | None] = queue.Queue()
         self._command = [
-            *(str(MONITOR), "serve", "--bundle", str(bundle), "--socket", str(self.socket)),
+            *(*program, "serve", "--bundle", str(bundle), "--socket", str(self.socket)),
             *("--pool", str(pool), "--instances", str(instances), "--ready-timeout", str(ready_ms), *options),
         ]
         self._errors = directory / "serve.stderr"
