@@ -3,7 +3,7 @@
 //! Both are a few lines of assembly because their correctness hangs on single instructions: the host signal handler
 //! (`signals::host`) compares the interrupted instruction pointer with the labels below and moves it.
 //! `interruptible` never starts a call once a signal is pending, so no wake-up is lost between the check and the call;
-//! `copy` stops at a page that the host refuses instead of killing the monitor.
+//! `copy` stops, and `exchange` fails, at a page that the host refuses instead of killing the monitor.
 #![allow(unsafe_code)]
 
 use std::arch::global_asm;
@@ -42,6 +42,16 @@ mayfly_copy_move:
 mayfly_copy_fault:
     mov rax, rcx
     ret
+
+    .globl mayfly_exchange, mayfly_exchange_do, mayfly_exchange_fault
+mayfly_exchange:
+    mov eax, esi
+mayfly_exchange_do:
+    lock cmpxchg dword ptr [rdi], edx
+    ret
+mayfly_exchange_fault:
+    mov rax, -1
+    ret
 "#
 );
 
@@ -62,6 +72,9 @@ unsafe extern "C" {
     fn mayfly_copy(to: *mut u8, from: *const u8, length: usize) -> usize;
     fn mayfly_copy_move();
     fn mayfly_copy_fault();
+    fn mayfly_exchange(at: *mut u32, expected: u32, new: u32) -> i64;
+    fn mayfly_exchange_do();
+    fn mayfly_exchange_fault();
 }
 
 /// Makes a system call unless `pending` is set; then, and when a signal arrives before it starts, `Errno::RESTART`.
@@ -83,11 +96,23 @@ pub unsafe fn copy(to: *mut u8, from: *const u8, length: usize) -> usize {
     unsafe { mayfly_copy(to, from, length) }
 }
 
+/// Replaces a word if it is `expected`, atomically, and gives what it was; `None` if it is not accessible.
+///
+/// # Safety
+/// `at` is aligned and lies in the guest window, where a fault is survived.
+pub unsafe fn exchange(at: *mut u32, expected: u32, new: u32) -> Option<u32> {
+    // SAFETY: the caller vouches for the place; a fault there becomes the result -1.
+    u32::try_from(unsafe { mayfly_exchange(at, expected, new) }).ok()
+}
+
 /// Where the host signal handler must continue when it interrupted `ip`, if that is one of the places above.
 /// `fault` says whether the signal is a fault of that very instruction.
 pub fn resume_point(ip: u64, fault: bool) -> Option<u64> {
     let at = |label: unsafe extern "C" fn()| label as usize as u64;
     if fault {
+        if ip == at(mayfly_exchange_do) {
+            return Some(at(mayfly_exchange_fault));
+        }
         return (ip == at(mayfly_copy_move)).then(|| at(mayfly_copy_fault));
     }
     (at(mayfly_interruptible_check)..=at(mayfly_interruptible_call))

@@ -194,13 +194,22 @@ impl Mount {
         matches!(self.source, Source::Scratch(_))
     }
 
-    /// The root of a private directory that has been made.
-    pub(super) fn made_scratch(&self) -> Option<BorrowedFd<'_>> {
+    /// Whether this is a private directory with something in it.
+    pub(super) fn is_occupied_scratch(&self) -> bool {
         let Source::Scratch(scratch) = &self.source else {
-            return None;
+            return false;
         };
         let known = scratch.root.load(Ordering::Acquire);
-        (known >= 0).then(|| borrow_for(scratch, known))
+        if known < 0 {
+            return false;
+        }
+        let list = host::open(
+            borrow_for(scratch, known),
+            c".",
+            libc::O_RDONLY | libc::O_DIRECTORY,
+        );
+        list.and_then(host::names)
+            .is_ok_and(|names| names.iter().any(|name| name != b"." && name != b".."))
     }
 
     pub(super) fn is_directory(&self) -> bool {

@@ -492,6 +492,23 @@ pub const ROWS: &[Row] = &[
         "start of a thread; the guest's number of CPUs",
     ),
     any(libc::SYS_sched_yield, ""),
+    any(libc::SYS_getcpu, ""),
+    guest(libc::SYS_sched_getscheduler, ""),
+    guest(libc::SYS_sched_getattr, ""),
+    guest(libc::SYS_sched_rr_get_interval, ""),
+    guest(libc::SYS_getpriority, ""),
+    row(
+        libc::SYS_sched_setaffinity,
+        Phases::GUEST,
+        &[int(0, 0)],
+        "a thread changes itself alone; the next two likewise",
+    ),
+    row(libc::SYS_sched_setscheduler, Phases::GUEST, &[int(0, 0)], ""),
+    row(libc::SYS_setpriority, Phases::GUEST, &[int(0, 0), int(1, 0)], ""),
+    guest(
+        libc::SYS_membarrier,
+        "interrupts the CPUs that run this process, no others",
+    ),
     guest(libc::SYS_getcpu, ""),
     any(libc::SYS_exit, ""),
     any(libc::SYS_exit_group, ""),
@@ -529,6 +546,13 @@ pub const ROWS: &[Row] = &[
     serve(libc::SYS_kill, ""),
     row(libc::SYS_kill, Phases::GUEST, OWN_PROCESS, "itself"),
     row(libc::SYS_tgkill, Phases::EVERY, OWN_PROCESS, "own threads"),
+    row(libc::SYS_rt_sigqueueinfo, Phases::GUEST, OWN_PROCESS, "itself"),
+    row(
+        libc::SYS_rt_tgsigqueueinfo,
+        Phases::GUEST,
+        OWN_PROCESS,
+        "own threads",
+    ),
     // Settings of the own process.
     row(
         libc::SYS_prctl,

@@ -17,6 +17,7 @@ const ET_DYN: u16 = 3;
 const EM_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
+const PT_GNU_STACK: u32 = 0x6474_e551;
 const PF_X: u32 = 1;
 const PF_W: u32 = 2;
 const PF_R: u32 = 4;
@@ -62,6 +63,8 @@ pub struct Image {
     pub header_count: u16,
     pub relocatable: bool,
     pub interpreter: Option<CString>,
+    /// The program keeps code on its stack.
+    pub runs_stack: bool,
 }
 
 /// Where an image lies in memory.
@@ -141,6 +144,9 @@ impl Image {
             read(&mut name, segment.offset)?;
             interpreter = Some(CString::from_vec_with_nul(name).map_err(|_| format("unusable interpreter"))?);
         }
+        let runs_stack = all
+            .iter()
+            .any(|segment| segment.kind == PT_GNU_STACK && segment.flags & PF_X != 0);
         let segments: Vec<Segment> = all
             .into_iter()
             .filter(|segment| segment.kind == PT_LOAD && segment.in_memory > 0)
@@ -169,6 +175,7 @@ impl Image {
             header_count: header.program_count,
             relocatable: header.kind == ET_DYN,
             interpreter,
+            runs_stack,
         })
     }
 

@@ -148,10 +148,12 @@ pub fn load(
         interpreter_base = (MMAP_TOP - linker.span()) & !(PAGE - 1);
         entry = linker.map(space, &file, interpreter_base, &name)?.entry;
     }
-    let top = space.map_stack().map_err(|source| LoadError::Map {
-        path: name.clone(),
-        source,
-    })?;
+    let top = space
+        .map_stack(program.runs_stack)
+        .map_err(|source| LoadError::Map {
+            path: name.clone(),
+            source,
+        })?;
     map_vdso(space).map_err(|source| LoadError::Map {
         path: name.clone(),
         source,

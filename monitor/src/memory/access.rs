@@ -194,6 +194,13 @@ pub fn word(address: u64) -> Result<u64, Errno> {
     translate(address, 4)
 }
 
+/// Replaces a word of the guest if it is `expected`, atomically; gives what it was.
+pub fn exchange(address: u64, expected: u32, new: u32) -> Result<u32, Errno> {
+    let host = word(address)?;
+    // SAFETY: an aligned word of the window.
+    unsafe { host::exchange(host as *mut u32, expected, new) }.ok_or(Errno::FAULT)
+}
+
 /// Whether every byte of the range can be read (or written, by a write of what is there), without changing it.
 pub fn probe(address: u64) -> bool {
     let mut byte = [0u8];

@@ -20,11 +20,9 @@ use serde::{Deserialize, Serialize};
 use self::descriptors::Descriptor;
 use crate::clock;
 use crate::errno::{Errno, from_libc};
-use crate::fs::carrying::{Carried, CarryError, Taking};
-use crate::memory::space::{Space, SpaceState};
+use crate::memory::space::SpaceState;
 use crate::process::Process;
 use crate::signals::Action;
-use crate::signals::host::STOP_SIGNAL;
 use crate::syscalls::sockets::SocketsState;
 use crate::task::TaskState;
 
@@ -61,57 +59,6 @@ fn refuse_timers() -> Result<(), SnapshotError> {
     Ok(())
 }
 
-/// A signal that waits to be delivered is the kernel's, and would be lost.
-fn refuse_signals() -> Result<(), SnapshotError> {
-    let threads =
-        std::fs::read_dir("/proc/self/task").map_err(|error| failed("/proc/self/task")(error.into()))?;
-    for thread in threads.flatten() {
-        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        let sets = status
-            .lines()
-            .filter_map(|line| line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:")));
-        let pending = sets.fold(0, |all, set| {
-            all | u64::from_str_radix(set.trim(), 16).unwrap_or(0)
-        });
-        // The monitor's own way to stop a thread may come too late to be needed.
-        let pending = pending & !(1 << (STOP_SIGNAL - 1));
-        if pending != 0 {
-            let name = crate::task::signal_name(pending.trailing_zeros().cast_signed() + 1);
-            return Err(SnapshotError::Refused(format!("a signal that waits, {name}")));
-        }
-    }
-    Ok(())
-}
-
-/// A shared mapping of a file that each clone has of its own: to be mapped from there, so that both show the same.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Shared {
-    pub start: u64,
-    pub content: u32,
-}
-
-fn shared(space: &Space, taking: &Taking<'_>) -> Result<Vec<Shared>, SnapshotError> {
-    let mut found = Vec::new();
-    for (start, mapping) in space.mappings() {
-        let Some(file) = space.file(mapping).filter(|_| mapping.shared) else {
-            continue;
-        };
-        match taking.known(file.device, file.inode) {
-            Some(content) => found.push(Shared { start, content }),
-            // Nothing but the mapping leads to it any more, and there may be a second one.
-            None if file.name.ends_with(b" (deleted)") && mapping.protection.any() => {
-                return Err(SnapshotError::Refused(format!(
-                    "a shared mapping of {}, which is open nowhere",
-                    String::from_utf8_lossy(&file.name)
-                )));
-            }
-            // A file of the image does not change.
-            None => {}
-        }
-    }
-    Ok(found)
-}
-
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Snapshot {
     pub space: SpaceState,
@@ -119,8 +66,6 @@ pub struct Snapshot {
     pub actions: Vec<Action>,
     pub sockets: SocketsState,
     pub descriptors: Vec<Descriptor>,
-    pub carried: Carried,
-    pub shared: Vec<Shared>,
     /// The guest's working directory.
     pub directory: Vec<u8>,
     pub umask: u32,
@@ -144,12 +89,8 @@ impl Snapshot {
     ) -> Result<Self, SnapshotError> {
         let clocks = clock::freeze();
         refuse_timers()?;
-        refuse_signals()?;
-        descriptors::refuse_record_locks(&process.files)?;
         let sockets = process.lock_sockets();
-        let refused = |error: CarryError| SnapshotError::Refused(error.to_string());
-        let mut taking = Taking::begin(&process.files).map_err(refused)?;
-        let descriptors = descriptors::capture(process, &sockets, streams, &mut taking)?;
+        let descriptors = descriptors::capture(process, &sockets, streams)?;
         let sockets = sockets.state().map_err(failed("sockets"))?;
         let mut directory = vec![0u8; 4096];
         let files = crate::fs::Files::new(&process.files, process);
@@ -166,7 +107,6 @@ impl Snapshot {
             umask
         };
         let mut space = process.lock_space();
-        let shared = shared(&space, &taking)?;
         let image_bytes = image::write(&mut space, image)?;
         Ok(Self {
             space: space.state(),
@@ -174,8 +114,6 @@ impl Snapshot {
             actions: process.lock_actions().to_vec(),
             sockets,
             descriptors,
-            carried: taking.finish(),
-            shared,
             directory,
             umask,
             exe: process.identity.exe.clone(),

@@ -73,21 +73,6 @@ pub const ENTRIES: &[Entry] = &[
         setgid,
         "to what it is; EPERM otherwise",
     ),
-    entry(
-        libc::SYS_setresuid,
-        AREA,
-        Level::Emulated,
-        setuid,
-        "to what it is; EPERM otherwise",
-    ),
-    entry(
-        libc::SYS_setresgid,
-        AREA,
-        Level::Emulated,
-        setgid,
-        "to what it is; EPERM otherwise",
-    ),
-    entry(libc::SYS_setgroups, AREA, Level::Refused, refuse, "EPERM"),
     entry(libc::SYS_capget, AREA, Level::Emulated, capget, "no capabilities"),
     entry(libc::SYS_capset, AREA, Level::Refused, refuse, "EPERM"),
     entry(
@@ -145,13 +130,6 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_iopl, AREA, Level::Refused, refuse, "EPERM"),
     entry(libc::SYS_ioperm, AREA, Level::Refused, refuse, "EPERM"),
     entry(libc::SYS_syslog, AREA, Level::Refused, refuse, "EPERM"),
-    entry(
-        libc::SYS_io_uring_setup,
-        AREA,
-        Level::Refused,
-        refuse,
-        "EPERM: programs fall back",
-    ),
     entry(
         libc::SYS_seccomp,
         AREA,
@@ -424,12 +402,12 @@ fn keep(own: u32, wanted: u64) -> SysResult {
     }
 }
 
-/// Implements setuid(2), setresuid(2).
+/// Implements setuid(2).
 fn setuid(task: &mut Task, [wanted, ..]: Args) -> SysResult {
     keep(task.process.identity.uid, wanted)
 }
 
-/// Implements setgid(2), setresgid(2).
+/// Implements setgid(2).
 fn setgid(task: &mut Task, [wanted, ..]: Args) -> SysResult {
     keep(task.process.identity.gid, wanted)
 }

@@ -1,8 +1,11 @@
 //! The table of system calls: number → name, area, level, handler. Dispatch, `mayfly-monitor syscalls`, the trace and the
 //! log read it.
 
+pub mod absent;
 pub mod descriptors;
 pub mod files;
+pub mod futexes;
+pub mod identity;
 pub mod memory;
 pub mod messages;
 pub mod misc;
@@ -10,6 +13,7 @@ pub mod names;
 pub mod paths;
 pub mod polling;
 pub mod processes;
+pub mod scheduling;
 pub mod signals;
 pub mod sockets;
 pub mod threads;
@@ -82,13 +86,17 @@ pub const fn entry(
 const SIZE: usize = 512;
 
 const AREAS: &[&[Entry]] = &[
+    absent::ENTRIES,
     descriptors::ENTRIES,
     files::ENTRIES,
+    futexes::ENTRIES,
+    identity::ENTRIES,
     memory::ENTRIES,
     misc::ENTRIES,
     paths::ENTRIES,
     processes::ENTRIES,
     polling::ENTRIES,
+    scheduling::ENTRIES,
     signals::ENTRIES,
     sockets::ENTRIES,
     threads::ENTRIES,

@@ -100,7 +100,7 @@ const STRINGS_MAX: usize = 2 << 20;
 /// Host stack on which a vfork child runs, bytes.
 const VFORK_STACK: usize = 256 << 10;
 /// The flags of clone(2) that a process may be made with.
-const UNDERSTOOD: i32 = libc::CLONE_VM
+pub const UNDERSTOOD: i32 = libc::CLONE_VM
     | libc::CLONE_VFORK
     | libc::CLONE_SETTLS
     | libc::CLONE_PARENT_SETTID

@@ -49,6 +49,20 @@ pub const ENTRIES: &[Entry] = &[
         tgkill,
         "own threads only",
     ),
+    entry(
+        libc::SYS_rt_sigqueueinfo,
+        AREA,
+        Level::Forwarded,
+        rt_sigqueueinfo,
+        "own process only",
+    ),
+    entry(
+        libc::SYS_rt_tgsigqueueinfo,
+        AREA,
+        Level::Forwarded,
+        rt_tgsigqueueinfo,
+        "own threads only",
+    ),
 ];
 
 /// Implements rt_sigaction(2).
@@ -251,7 +265,7 @@ fn kill(task: &mut Task, [pid, signal, ..]: Args) -> SysResult {
 }
 
 /// The host's number of a thread that the guest names.
-fn host_thread(task: &Task, tid: u64) -> Result<u64, Errno> {
+pub fn host_thread(task: &Task, tid: u64) -> Result<u64, Errno> {
     let tid = int(tid);
     let threads = task.process.lock_threads();
     let thread = threads
@@ -259,6 +273,49 @@ fn host_thread(task: &Task, tid: u64) -> Result<u64, Errno> {
         .find(|thread| thread.tid == tid)
         .ok_or(Errno::SRCH)?;
     Ok(u64::from(thread.host_tid.unsigned_abs()))
+}
+
+/// A siginfo of the guest's, for itself: it may say anything.
+fn read_info(address: u64, signal: u64) -> Result<host::Info, Errno> {
+    let mut info: host::Info = access::read(address)?;
+    info[..4].copy_from_slice(&int(signal).to_ne_bytes());
+    Ok(info)
+}
+
+/// Implements rt_sigqueueinfo(2) for the guest's own process.
+fn rt_sigqueueinfo(task: &mut Task, [pid, signal, info, ..]: Args) -> SysResult {
+    let info = read_info(info, signal)?;
+    // SAFETY: getpid has no preconditions.
+    if int(pid) != unsafe { libc::getpid() } {
+        return Err(Errno::SRCH);
+    }
+    // SAFETY: a local siginfo.
+    unsafe {
+        task.host(
+            libc::SYS_rt_sigqueueinfo,
+            [pid, signal, info.as_ptr() as u64, 0, 0, 0],
+        )
+    }
+}
+
+/// Implements rt_tgsigqueueinfo(2) for the guest's own threads.
+fn rt_tgsigqueueinfo(task: &mut Task, [pid, tid, signal, info, ..]: Args) -> SysResult {
+    let info = read_info(info, signal)?;
+    if int(pid) <= 0 || int(tid) <= 0 {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: getpid has no preconditions.
+    if int(pid) != unsafe { libc::getpid() } {
+        return Err(Errno::SRCH);
+    }
+    let tid = host_thread(task, tid)?;
+    // SAFETY: a local siginfo.
+    unsafe {
+        task.host(
+            libc::SYS_rt_tgsigqueueinfo,
+            [pid, tid, signal, info.as_ptr() as u64, 0, 0],
+        )
+    }
 }
 
 /// Implements tkill(2).
@@ -270,6 +327,9 @@ fn tkill(task: &mut Task, [tid, signal, ..]: Args) -> SysResult {
 
 /// Implements tgkill(2).
 fn tgkill(task: &mut Task, [pid, tid, signal, ..]: Args) -> SysResult {
+    if int(pid) <= 0 || int(tid) <= 0 {
+        return Err(Errno::INVAL);
+    }
     // SAFETY: getpid has no preconditions.
     if int(pid) != unsafe { libc::getpid() } {
         return Err(Errno::SRCH);

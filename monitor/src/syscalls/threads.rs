@@ -12,6 +12,7 @@ use crate::errno::{Errno, SysResult};
 use crate::memory::access;
 use crate::signals::host;
 use crate::task::{Flow, Task};
+use crate::vm::layout::PAGE;
 
 const AREA: &str = "threads";
 
@@ -26,9 +27,9 @@ pub const ENTRIES: &[Entry] = &[
     entry(
         libc::SYS_clone3,
         AREA,
-        Level::Refused,
-        refuse_absent,
-        "ENOSYS: programs fall back to clone",
+        Level::Emulated,
+        clone3,
+        "as clone; ENOSYS for what clone does not have",
     ),
     entry(libc::SYS_exit, AREA, Level::Emulated, exit, ""),
     entry(libc::SYS_exit_group, AREA, Level::Emulated, exit_group, ""),
@@ -40,120 +41,14 @@ pub const ENTRIES: &[Entry] = &[
         "",
     ),
     entry(
-        libc::SYS_set_robust_list,
-        AREA,
-        Level::Emulated,
-        set_robust_list,
-        "kept, not walked",
-    ),
-    entry(
-        libc::SYS_get_robust_list,
-        AREA,
-        Level::Refused,
-        refuse_robust,
-        "EPERM",
-    ),
-    entry(
         libc::SYS_rseq,
         AREA,
         Level::Refused,
         refuse_rseq,
         "ENOSYS: glibc goes on without",
     ),
-    entry(
-        libc::SYS_futex,
-        AREA,
-        Level::Forwarded,
-        futex,
-        "on the shifted address",
-    ),
     entry(libc::SYS_gettid, AREA, Level::Emulated, gettid, ""),
     entry(libc::SYS_getpid, AREA, Level::Forwarded, getpid, ""),
-    entry(libc::SYS_sched_yield, AREA, Level::Forwarded, sched_yield, ""),
-    entry(
-        libc::SYS_sched_getaffinity,
-        AREA,
-        Level::Emulated,
-        sched_getaffinity,
-        "the host's CPUs",
-    ),
-    entry(
-        libc::SYS_sched_setaffinity,
-        AREA,
-        Level::Emulated,
-        accept,
-        "accepted without effect",
-    ),
-    entry(
-        libc::SYS_sched_getscheduler,
-        AREA,
-        Level::Emulated,
-        accept,
-        "SCHED_OTHER",
-    ),
-    entry(
-        libc::SYS_sched_setscheduler,
-        AREA,
-        Level::Refused,
-        refuse_robust,
-        "EPERM",
-    ),
-    entry(
-        libc::SYS_sched_getparam,
-        AREA,
-        Level::Emulated,
-        sched_getparam,
-        "priority 0",
-    ),
-    entry(
-        libc::SYS_sched_setparam,
-        AREA,
-        Level::Emulated,
-        accept,
-        "accepted without effect",
-    ),
-    entry(
-        libc::SYS_sched_get_priority_max,
-        AREA,
-        Level::Emulated,
-        accept,
-        "0",
-    ),
-    entry(
-        libc::SYS_sched_get_priority_min,
-        AREA,
-        Level::Emulated,
-        accept,
-        "0",
-    ),
-    entry(
-        libc::SYS_getpriority,
-        AREA,
-        Level::Emulated,
-        getpriority,
-        "nice 0",
-    ),
-    entry(
-        libc::SYS_setpriority,
-        AREA,
-        Level::Emulated,
-        accept,
-        "accepted without effect",
-    ),
-    entry(
-        libc::SYS_membarrier,
-        AREA,
-        Level::Refused,
-        refuse_absent,
-        "ENOSYS: programs fall back",
-    ),
-    entry(
-        libc::SYS_getcpu,
-        AREA,
-        Level::Forwarded,
-        getcpu,
-        "the host's CPUs",
-    ),
 ];
 
 /// Flags that make a thread, all of which it must have (as glibc, musl and Go give them).
@@ -239,6 +134,63 @@ fn clone(task: &mut Task, [flags, stack, parent_tid, child_tid, tls, _]: Args) -
     outcome.map(|tid| u64::from(tid.unsigned_abs()))
 }
 
+/// `struct clone_args`, its first version and the rest of what is known.
+const CLONE_ARGS_FIRST: u64 = 64;
+const CLONE_ARGS: usize = 11;
+
+/// Implements clone3(2). What clone(2) cannot say is ENOSYS, so that the C library goes on with that.
+fn clone3(task: &mut Task, [address, size, ..]: Args) -> SysResult {
+    if size > PAGE {
+        return Err(Errno(libc::E2BIG));
+    }
+    if size < CLONE_ARGS_FIRST {
+        return Err(Errno::INVAL);
+    }
+    let bytes: Vec<u8> = access::read_array(address, size)?;
+    let mut words = bytes.chunks(8).map(|word| {
+        word.iter()
+            .rev()
+            .fold(0_u64, |value, byte| value << 8 | u64::from(*byte))
+    });
+    let mut known = [0_u64; CLONE_ARGS];
+    for slot in &mut known {
+        *slot = words.next().unwrap_or(0);
+    }
+    if words.any(|word| word != 0) {
+        return Err(Errno(libc::E2BIG));
+    }
+    let [
+        flags,
+        _,
+        child_tid,
+        parent_tid,
+        exit_signal,
+        stack,
+        stack_size,
+        tls,
+        _,
+        set_tid,
+        _,
+    ] = known;
+    let Ok(low) = u32::try_from(flags) else {
+        return Err(Errno::NOSYS);
+    };
+    let is_thread = low.cast_signed() & libc::CLONE_THREAD != 0;
+    if low & 0xff != 0
+        || exit_signal > 64
+        || (stack == 0) != (stack_size == 0)
+        || (is_thread && exit_signal != 0)
+        || set_tid != 0
+    {
+        return Err(Errno::INVAL);
+    }
+    if !is_thread && low.cast_signed() & !super::processes::UNDERSTOOD != 0 {
+        return Err(Errno::NOSYS);
+    }
+    let top = stack.checked_add(stack_size).ok_or(Errno::INVAL)?;
+    clone(task, [flags | exit_signal, top, parent_tid, child_tid, tls, 0])
+}
+
 impl Task {
     /// The end of a thread: clears and wakes its word, gives the vCPU back.
     pub fn finish(self) {
@@ -263,7 +215,7 @@ fn clear_and_wake(address: u64) {
     }
 }
 
-/// Implements clone3(2), membarrier(2), execveat(2) as a kernel without them.
+/// Implements execveat(2) as a kernel without it.
 pub fn refuse_absent(_: &mut Task, _: Args) -> SysResult {
     Err(Errno::NOSYS)
 }
@@ -273,6 +225,7 @@ fn exit(task: &mut Task, [status, ..]: Args) -> SysResult {
     if task.shared || task.process.lock_threads().len() == 1 {
         crate::lifecycle::exit(&task.process, int(status));
     }
+    super::futexes::give_up(task);
     if task.main {
         // The main host thread stays: its end would make the process a zombie that runs.
         task.leave_main();
@@ -283,6 +236,7 @@ fn exit(task: &mut Task, [status, ..]: Args) -> SysResult {
 
 /// Implements exit_group(2).
 fn exit_group(task: &mut Task, [status, ..]: Args) -> SysResult {
+    super::futexes::give_up(task);
     crate::lifecycle::exit(&task.process, int(status))
 }
 
@@ -292,73 +246,9 @@ fn set_tid_address(task: &mut Task, [address, ..]: Args) -> SysResult {
     Ok(u64::from(task.tid.unsigned_abs()))
 }
 
-/// Implements set_robust_list(2).
-fn set_robust_list(task: &mut Task, [head, length, ..]: Args) -> SysResult {
-    if length != 24 {
-        return Err(Errno::INVAL);
-    }
-    task.robust_list = head;
-    Ok(0)
-}
-
-/// Implements get_robust_list(2), sched_setscheduler(2) without the privilege.
-fn refuse_robust(_: &mut Task, _: Args) -> SysResult {
-    Err(Errno::PERM)
-}
-
 /// Implements rseq(2) as a kernel without it.
 fn refuse_rseq(_: &mut Task, _: Args) -> SysResult {
     Err(Errno::NOSYS)
-}
-
-/// Implements futex(2).
-fn futex(task: &mut Task, [word, operation, value, timeout, second, value3]: Args) -> SysResult {
-    const WAIT_BITSET: i32 = 9;
-    const WAIT_REQUEUE_PI: i32 = 11;
-    const LOCK_PI2: i32 = 13;
-    let command = int(operation) & 0x7f;
-    let address = access::word(word)?;
-    let waits = matches!(
-        command,
-        libc::FUTEX_WAIT | libc::FUTEX_LOCK_PI | WAIT_BITSET | WAIT_REQUEUE_PI | LOCK_PI2
-    );
-    let clock = if command == libc::FUTEX_LOCK_PI || int(operation) & libc::FUTEX_CLOCK_REALTIME != 0 {
-        libc::CLOCK_REALTIME
-    } else {
-        libc::CLOCK_MONOTONIC
-    };
-    let limit: Option<[i64; 2]> = if waits && timeout != 0 {
-        let limit = access::read(timeout)?;
-        Some(if command == libc::FUTEX_WAIT {
-            task.time_left(limit)
-        } else {
-            crate::clock::to_host(clock, limit)
-        })
-    } else {
-        None
-    };
-    let fourth = match &limit {
-        Some(limit) => std::ptr::from_ref(limit) as u64,
-        None if waits => 0,
-        // A count for the requeue and wake-op commands.
-        None => timeout,
-    };
-    let needs_second = matches!(
-        command,
-        libc::FUTEX_REQUEUE
-            | libc::FUTEX_CMP_REQUEUE
-            | libc::FUTEX_WAKE_OP
-            | WAIT_REQUEUE_PI
-            | libc::FUTEX_CMP_REQUEUE_PI
-    );
-    let second = if needs_second { access::word(second)? } else { 0 };
-    // SAFETY: two words of guest memory and a local timeout; FUTEX_FD and unknown commands take no pointers.
-    unsafe {
-        task.host(
-            libc::SYS_futex,
-            [address, operation, value, fourth, second, value3],
-        )
-    }
 }
 
 /// Implements gettid(2).
@@ -373,70 +263,6 @@ fn getpid(_: &mut Task, _: Args) -> SysResult {
 }
 
 pub fn accept(_: &mut Task, _: Args) -> SysResult {
-    Ok(0)
-}
-
-/// Implements sched_yield(2).
-fn sched_yield(task: &mut Task, _: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_sched_yield, [0; 6]) }
-}
-
-/// Implements sched_getaffinity(2).
-fn sched_getaffinity(task: &mut Task, [_, size, set, ..]: Args) -> SysResult {
-    if size < 8 || !size.is_multiple_of(8) {
-        return Err(Errno::INVAL);
-    }
-    let mut host_set = [0u8; 128];
-    // SAFETY: the kernel writes at most 128 bytes to a local.
-    let written = unsafe {
-        task.host(
-            libc::SYS_sched_getaffinity,
-            [0, 128, host_set.as_mut_ptr() as u64, 0, 0, 0],
-        )?
-    };
-    let length = written.min(size);
-    access::write_bytes(
-        set,
-        &host_set[..usize::try_from(length).map_err(|_| Errno::INVAL)?],
-    )?;
-    Ok(length)
-}
-
-/// Implements sched_getparam(2).
-fn sched_getparam(_: &mut Task, [_, parameter, ..]: Args) -> SysResult {
-    access::write(parameter, &0i32)?;
-    Ok(0)
-}
-
-/// Implements getpriority(2): the kernel gives 20 minus the nice value.
-fn getpriority(_: &mut Task, _: Args) -> SysResult {
-    Ok(20)
-}
-
-/// Implements getcpu(2): a guest thread is on the processor of its host thread.
-fn getcpu(task: &mut Task, [cpu, node, ..]: Args) -> SysResult {
-    let mut on = [0u32; 2];
-    let [first, second] = &mut on;
-    // SAFETY: two local words.
-    unsafe {
-        task.host(
-            libc::SYS_getcpu,
-            [
-                std::ptr::from_mut(first) as u64,
-                std::ptr::from_mut(second) as u64,
-                0,
-                0,
-                0,
-                0,
-            ],
-        )?
-    };
-    for (address, value) in [cpu, node].into_iter().zip(on) {
-        if address != 0 {
-            access::write(address, &value)?;
-        }
-    }
     Ok(0)
 }
 

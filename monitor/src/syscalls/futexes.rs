@@ -1,0 +1,163 @@
+//! Futexes: the host's, on the shifted address; and the lists of robust locks, which the monitor walks, because they hold
+//! addresses of the guest.
+#![allow(unsafe_code)]
+
+use super::memory::int;
+use super::{Args, Entry, Level, entry};
+use crate::errno::{Errno, SysResult};
+use crate::memory::access;
+use crate::task::Task;
+
+const AREA: &str = "threads";
+
+pub const ENTRIES: &[Entry] = &[
+    entry(
+        libc::SYS_futex,
+        AREA,
+        Level::Forwarded,
+        futex,
+        "on the shifted address",
+    ),
+    entry(
+        libc::SYS_set_robust_list,
+        AREA,
+        Level::Emulated,
+        set_robust_list,
+        "walked at the end of the thread",
+    ),
+    entry(
+        libc::SYS_get_robust_list,
+        AREA,
+        Level::Emulated,
+        get_robust_list,
+        "the calling thread's",
+    ),
+];
+
+/// Size of `struct robust_list_head`.
+const HEAD: u64 = 24;
+/// Most locks that the kernel looks at (ROBUST_LIST_LIMIT).
+const LOCKS_MAX: usize = 2048;
+
+/// Implements futex(2).
+fn futex(task: &mut Task, [word, operation, value, timeout, second, value3]: Args) -> SysResult {
+    const WAIT_BITSET: i32 = 9;
+    const WAIT_REQUEUE_PI: i32 = 11;
+    const LOCK_PI2: i32 = 13;
+    let command = int(operation) & 0x7f;
+    let waits = matches!(
+        command,
+        libc::FUTEX_WAIT | libc::FUTEX_LOCK_PI | WAIT_BITSET | WAIT_REQUEUE_PI | LOCK_PI2
+    );
+    let limit: Option<[i64; 2]> = if waits && timeout != 0 {
+        Some(access::read(timeout)?)
+    } else {
+        None
+    };
+    if command > LOCK_PI2 || command == libc::FUTEX_FD {
+        return Err(Errno::NOSYS);
+    }
+    let address = access::word(word)?;
+    let fourth = match &limit {
+        Some(limit) => std::ptr::from_ref(limit) as u64,
+        None if waits => 0,
+        // A count for the requeue and wake-op commands.
+        None => timeout,
+    };
+    let needs_second = matches!(
+        command,
+        libc::FUTEX_REQUEUE
+            | libc::FUTEX_CMP_REQUEUE
+            | libc::FUTEX_WAKE_OP
+            | WAIT_REQUEUE_PI
+            | libc::FUTEX_CMP_REQUEUE_PI
+    );
+    let second = if needs_second { access::word(second)? } else { 0 };
+    // SAFETY: two words of guest memory and a local timeout; unknown commands do not come here.
+    unsafe {
+        task.host(
+            libc::SYS_futex,
+            [address, operation, value, fourth, second, value3],
+        )
+    }
+}
+
+/// Implements set_robust_list(2).
+fn set_robust_list(task: &mut Task, [head, length, ..]: Args) -> SysResult {
+    if length != HEAD {
+        return Err(Errno::INVAL);
+    }
+    task.robust_list = head;
+    Ok(0)
+}
+
+/// Implements get_robust_list(2) for the calling thread.
+fn get_robust_list(task: &mut Task, [tid, head, length, ..]: Args) -> SysResult {
+    if int(tid) != 0 && int(tid) != task.tid {
+        super::signals::host_thread(task, tid)?;
+        return Err(Errno::PERM);
+    }
+    access::write(length, &HEAD)?;
+    access::write(head, &task.robust_list)?;
+    Ok(0)
+}
+
+/// What the kernel does when a thread ends: each robust lock that it holds gets the mark of a dead owner, and one who waits
+/// for it is woken. A list that cannot be read ends the walk.
+pub fn give_up(task: &Task) {
+    // A child that shares its parent's memory has no list of its own yet.
+    if task.robust_list != 0 && !task.shared {
+        let _ = walk(task, task.robust_list);
+    }
+}
+
+fn walk(task: &Task, head: u64) -> Result<(), Errno> {
+    let [first, offset, pending]: [u64; 3] = access::read(head)?;
+    let mut at = first;
+    for _ in 0..LOCKS_MAX {
+        if at & !1 == head {
+            break;
+        }
+        // Before the lock is given up: whoever takes it may change the list.
+        let next: Result<u64, Errno> = access::read(at & !1);
+        if at & !1 != pending & !1 {
+            give_up_lock(task, at, offset, false)?;
+        }
+        at = next?;
+    }
+    if pending & !1 != 0 {
+        give_up_lock(task, pending, offset, true)?;
+    }
+    Ok(())
+}
+
+/// `entry`: its lowest bit says that the lock inherits priority. `pending`: the thread ended while it took or gave it.
+fn give_up_lock(task: &Task, entry: u64, offset: u64, pending: bool) -> Result<(), Errno> {
+    let address = (entry & !1).wrapping_add(offset);
+    let inherits = entry & 1 != 0;
+    loop {
+        let word: u32 = access::read(address)?;
+        if pending && !inherits && word == 0 {
+            return wake_one(address);
+        }
+        if word & libc::FUTEX_TID_MASK != task.tid.unsigned_abs() {
+            return Ok(());
+        }
+        let dead = word & libc::FUTEX_WAITERS | libc::FUTEX_OWNER_DIED;
+        if access::exchange(address, word, dead)? == word {
+            // Who waits for one that inherits is woken by the kernel when the host's thread ends.
+            return if word & libc::FUTEX_WAITERS != 0 && !inherits {
+                wake_one(address)
+            } else {
+                Ok(())
+            };
+        }
+    }
+}
+
+fn wake_one(address: u64) -> Result<(), Errno> {
+    let word = access::word(address)?;
+    // SAFETY: FUTEX_WAKE on a word of guest memory.
+    unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1, 0, 0, 0) };
+    Ok(())
+}
