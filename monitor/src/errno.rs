@@ -34,6 +34,9 @@ impl Errno {
     pub const OPNOTSUPP: Self = Self(libc::EOPNOTSUPP);
     pub const AFNOSUPPORT: Self = Self(libc::EAFNOSUPPORT);
     pub const ADDRINUSE: Self = Self(libc::EADDRINUSE);
+    pub const ADDRNOTAVAIL: Self = Self(libc::EADDRNOTAVAIL);
+    pub const CONNREFUSED: Self = Self(libc::ECONNREFUSED);
+    pub const ISCONN: Self = Self(libc::EISCONN);
     pub const NETUNREACH: Self = Self(libc::ENETUNREACH);
     pub const NOTCONN: Self = Self(libc::ENOTCONN);
     pub const MSGSIZE: Self = Self(libc::EMSGSIZE);

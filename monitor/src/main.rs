@@ -15,6 +15,7 @@ mod ledger;
 mod lifecycle;
 mod loader;
 mod memory;
+mod network;
 mod process;
 mod ready;
 mod run;

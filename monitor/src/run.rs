@@ -19,10 +19,11 @@ use crate::guest;
 use crate::ledger::Ledger;
 use crate::loader::{self, LoadError};
 use crate::memory::space::Space;
+use crate::network::place::Place;
+use crate::network::sockets::Sockets;
 use crate::process::{Identity, Parts, Process};
 use crate::ready::Ready;
 use crate::signals::{Action, Actions, SIG_IGN, host};
-use crate::syscalls::sockets::Sockets;
 use crate::task::Task;
 use crate::vm::kvm::{Device, KvmError};
 
@@ -43,6 +44,8 @@ pub enum RunError {
     Kvm(#[from] KvmError),
     #[error("memory: {0}")]
     Memory(Errno),
+    #[error("the directory for sockets, mayfly-UID below XDG_RUNTIME_DIR or the temporary directory: {0}")]
+    Sockets(Errno),
     #[error("{path}: {source}")]
     Root { path: String, source: Errno },
     #[error(transparent)]
@@ -71,6 +74,8 @@ pub struct Launch {
     pub device: String,
     pub memory: u64,
     pub trace: bool,
+    /// Begins the names of the sockets of all these processes.
+    pub socket_secret: u64,
 }
 
 impl Launch {
@@ -132,6 +137,8 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     let path = find(&options.program, options.rootfs.as_deref());
+    let mut secret = [0; 8];
+    crate::sys::random(&mut secret).map_err(RunError::Memory)?;
     let launch = Launch {
         rootfs: options.rootfs.as_ref().map(|root| {
             std::fs::canonicalize(root)
@@ -142,6 +149,7 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
         device: options.device.clone(),
         memory: options.memory,
         trace: options.trace,
+        socket_secret: u64::from_ne_bytes(secret),
     };
     let enters = options.rootfs.is_some();
     let path = c_string(&path.into_os_string())?;
@@ -216,12 +224,13 @@ fn start(image: Image, enters_root: bool) -> Result<Infallible, RunError> {
             action.handler = SIG_IGN;
         }
     }
+    let place = Place::of_user(launch.socket_secret).map_err(RunError::Sockets)?;
     let process = Arc::new(Process::new(Parts {
         device,
         space,
         actions,
         files,
-        sockets: Sockets::new(None),
+        sockets: Sockets::new(place, None),
         ready: Arc::new(Ready::new(None)),
         ledger: Ledger::allocate().map_err(RunError::Memory)?,
         identity: Identity {

@@ -35,5 +35,5 @@ pub use host::{bytes_of_stat, bytes_of_statx, guest_descriptor};
 pub use mounts::{Access, Purpose, SpecialFile};
 pub use namespace::{Builder, Files, GuestInfo, Namespace, NoGuest, Region};
 pub use opening::OpenRequest;
-pub use removal::{remove_instance, remove_tree};
+pub use removal::{names_in, remove_instance, remove_name, remove_tree};
 pub use resolve::At;

@@ -3,8 +3,13 @@
 //! A guest decides how deep its trees are (by renaming, deeper than any path is long), so nothing here goes down with them: a
 //! directory that is not empty gives its own directories up to the top, pass after pass, until all are empty.
 
+use std::ffi::CStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+
+use super::host;
+use crate::errno::Errno;
 
 /// Deletes `<parent>/<instance>`; there may be nothing.
 pub fn remove_instance(parent: &Path, instance: &str) {
@@ -16,6 +21,18 @@ pub fn remove_instance(parent: &Path, instance: &str) {
         }
         _ => {}
     }
+}
+
+/// Removes one name from a directory of the monitor's, if it is there.
+pub fn remove_name(directory: &OwnedFd, name: &CStr) {
+    // What is left goes with the directory.
+    let _ = host::unlink(host::borrow(directory), name, 0);
+}
+
+/// The names in a directory of the monitor's.
+pub fn names_in(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+    let open = || host::open(host::borrow(directory), c".", libc::O_RDONLY | libc::O_DIRECTORY);
+    host::names(open()?)
 }
 
 /// Deletes a tree of any depth with one open directory at a time.

@@ -445,15 +445,21 @@ pub const ROWS: &[Row] = &[
     guest(libc::SYS_setitimer, ""),
     guest(libc::SYS_alarm, ""),
     guest(libc::SYS_times, ""),
-    // Sockets: there is no network, and no path or abstract name is ever connected to or bound.
+    // Sockets: the guest's are unix sockets whose names lie in its private directory. No address of the guest's is ever passed on.
     row(libc::SYS_socket, Phases::GUEST, &[UNIX], "unix only"),
     row(libc::SYS_socketpair, Phases::EVERY, &[UNIX], "unix only"),
-    row(
-        libc::SYS_accept4,
-        Phases::INSTANCE,
-        &[],
-        "the call's connection: the listener is closed after it",
+    guest(
+        libc::SYS_bind,
+        "names in the private directory: landlock keeps all others from being made",
     ),
+    guest(libc::SYS_connect, "the same; TCP is landlock's to refuse"),
+    guest(libc::SYS_listen, ""),
+    guest(
+        libc::SYS_accept4,
+        "connections inside; the call's: the listener is closed after it",
+    ),
+    guest(libc::SYS_getsockname, "which name a socket has"),
+    guest(libc::SYS_getpeername, ""),
     any(libc::SYS_sendto, ""),
     any(libc::SYS_recvfrom, ""),
     any(libc::SYS_sendmsg, ""),

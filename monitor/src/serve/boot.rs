@@ -11,7 +11,7 @@ use crate::snapshot::{Snapshot, SnapshotError, descriptors, file};
 
 /// Boots in a fresh child; ends it.
 pub fn run(mut world: World, setup: Setup, jail: &Jail) -> ! {
-    child::begin(&world, &setup, jail, Phase::Boot);
+    child::begin(&mut world, &setup, jail, Phase::Boot);
     if world.files.set_instance(&setup.name).is_err() {
         setup.fail("the private directories cannot be named");
     }

@@ -19,10 +19,12 @@ use crate::ledger::Ledger;
 use crate::lifecycle::end_process;
 use crate::loader;
 use crate::memory::space::Space;
+use crate::network::place::Place;
+use crate::network::sockets::Sockets;
 use crate::process::{Identity, Parts, Process};
 use crate::signals::{Action, host};
 use crate::snapshot::format::Stamp;
-use crate::syscalls::sockets::{self, Sockets};
+use crate::syscalls::sockets;
 use crate::task::Task;
 
 /// Status of a child whose monitor failed; the guest's own statuses are in the ledger.
@@ -136,8 +138,8 @@ pub fn place_streams(streams: &[OwnedFd; 3]) -> Result<(), Errno> {
 const OWN_FILE_BYTES: u64 = 256 << 20;
 const OWN_MEMORY_BYTES: u64 = 512 << 20;
 
-/// The first steps after fork: a group of its own, nothing of the parent's, the jail.
-pub fn begin(world: &World, setup: &Setup, jail: &Jail, phase: Phase) {
+/// The first steps after fork: a group of its own, nothing of the parent's, a place for the names of its sockets, the jail.
+pub fn begin(world: &mut World, setup: &Setup, jail: &Jail, phase: Phase) {
     // SAFETY: no pointers.
     unsafe {
         // A group of its own: what the guest signals is itself.
@@ -155,6 +157,10 @@ pub fn begin(world: &World, setup: &Setup, jail: &Jail, phase: Phase) {
     let scratch = world.options.scratch.join(&setup.name);
     if let Err(error) = std::fs::DirBuilder::new().mode(0o700).create(&scratch) {
         setup.fail(&format!("{}: {error}", scratch.display()));
+    }
+    match Place::open(&scratch) {
+        Ok(place) => world.place = Some(place),
+        Err(errno) => setup.fail(&format!("{}: {errno}", scratch.display())),
     }
     let memory = world.bundle.function.memory_bytes;
     let confinement = Confinement {
@@ -206,7 +212,9 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         head,
         stamp,
         rehearsed,
+        place,
     } = world;
+    let place = place.ok_or_else(|| internal("sockets", &"no place for their names"))?;
     let vm = device.create_vm().map_err(|error| internal("KVM", &error))?;
     let mut space =
         Space::new(vm, bundle.function.memory_bytes).map_err(|error| internal("memory", &error))?;
@@ -251,7 +259,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         space,
         actions: [Action::default(); 65],
         files,
-        sockets: Sockets::new(Some(port)),
+        sockets: Sockets::new(place, Some(port)),
         ready,
         ledger: setup.ledger,
         identity: Identity {

@@ -22,10 +22,10 @@ use crate::guest;
 use crate::jail::{Jail, Phase};
 use crate::lifecycle::end_process;
 use crate::memory::space::Space;
+use crate::network::sockets::Sockets;
 use crate::process::{Identity, Parts, Process};
 use crate::signals::{Actions, host, mirror_action};
 use crate::snapshot::{Snapshot, descriptors};
-use crate::syscalls::sockets::Sockets;
 use crate::task::Task;
 use crate::working_set::WorkingSet;
 
@@ -34,7 +34,7 @@ const KONTAIN_BODY: u64 = 64 << 20;
 
 /// Runs an instance in a fresh child; ends it.
 pub fn run(mut world: World, setup: Setup, jail: &Jail, launch: &Launch, id: InstanceId) -> ! {
-    child::begin(&world, &setup, jail, Phase::Instance);
+    child::begin(&mut world, &setup, jail, Phase::Instance);
     if world.files.set_instance(&setup.name).is_err() {
         setup.fail("the private directories cannot be named");
     }
@@ -176,6 +176,7 @@ fn restore(
         head,
         stamp,
         rehearsed,
+        place,
     } = world;
     let text = |what: &'static str| move |error: Errno| format!("{what}: {error}");
     let vm = device.create_vm().map_err(|error| error.to_string())?;
@@ -193,7 +194,8 @@ fn restore(
     }
     child::place_streams(&streams.guest).map_err(text("standard streams"))?;
     let port = bundle.function.port;
-    let sockets = Sockets::restore(Some(port), &snapshot.sockets).map_err(text("sockets"))?;
+    let place = place.ok_or("no place for sockets")?;
+    let sockets = Sockets::restore(place, Some(port), &snapshot.sockets);
     {
         let early = guest::early(&files);
         let directory =
@@ -201,7 +203,7 @@ fn restore(
         early
             .change_directory(crate::fs::At::cwd(&directory))
             .map_err(text("working directory"))?;
-        rebuild(early, snapshot, streams.guest)?;
+        rebuild(early, snapshot, streams.guest, &sockets)?;
     }
     // SAFETY: no pointers.
     unsafe { libc::umask(snapshot.umask) };
@@ -250,19 +252,23 @@ fn restore(
 }
 
 /// 0, 1 and 2 are free for the snapshot's own use: a program may have closed or replaced them.
-fn rebuild(files: Files<'_>, snapshot: &Snapshot, streams: [OwnedFd; 3]) -> Result<(), String> {
+fn rebuild(
+    files: Files<'_>,
+    snapshot: &Snapshot,
+    streams: [OwnedFd; 3],
+    sockets: &Sockets,
+) -> Result<(), String> {
     for number in 0..3 {
         if !snapshot
             .descriptors
             .iter()
             .any(|descriptor| descriptor.fd == number)
-            && !snapshot.sockets.fds.iter().any(|(fd, ..)| *fd == number)
         {
             // SAFETY: a number of the guest's, which is not to be open.
             unsafe { libc::close(number) };
         }
     }
-    descriptors::rebuild(files, &snapshot.descriptors, streams).map_err(|error| error.to_string())
+    descriptors::rebuild(files, &snapshot.descriptors, streams, sockets).map_err(|error| error.to_string())
 }
 
 /// Without a snapshot: the program itself is run up to where the call is awaited.

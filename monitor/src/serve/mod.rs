@@ -27,6 +27,7 @@ use crate::bundle::{Bundle, BundleError};
 use crate::errno::Errno;
 use crate::fs::descriptors::raise;
 use crate::fs::{Access, Builder, Namespace};
+use crate::network::place::Place;
 use crate::ready::Ready;
 use crate::snapshot::Snapshot;
 use crate::snapshot::format::Stamp;
@@ -129,6 +130,8 @@ pub struct World {
     pub stamp: Stamp,
     /// What the rehearsal touched, empty until then.
     pub rehearsed: OwnedFd,
+    /// Where the sockets of a child have their names: made by the child.
+    pub place: Option<Place>,
 }
 
 /// How an instance begins.
@@ -173,6 +176,7 @@ impl World {
             head,
             stamp,
             rehearsed,
+            place: None,
         })
     }
 }

@@ -15,11 +15,17 @@ use super::{SnapshotError, failed};
 use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::{MONITOR_FD_FLOOR, guest_fd};
 use crate::fs::{At, Files, OpenRequest};
+use crate::network::host::{self, Mark};
+use crate::network::keys;
+use crate::network::sockets::{BACKLOG, Kind, Sockets};
 use crate::process::Process;
-use crate::syscalls::sockets::{Sockets, place};
+use crate::sys;
+use crate::syscalls::sockets::place;
 
 /// Largest content of pipes that is carried, bytes.
 const CONTENT_MAX: usize = 1 << 20;
+/// Largest unread content of a connection that is carried, bytes: less than the buffer of a socket.
+const LINK_CONTENT_MAX: usize = 16 << 10;
 
 /// The three standard streams that the monitor gave the program: (device, inode) of each.
 pub struct Streams {
@@ -67,6 +73,22 @@ pub enum What {
         end: u8,
         kind: i32,
         nonblocking: bool,
+    },
+    /// A socket without a peer, perhaps with a name, perhaps listening.
+    Socket {
+        family: i32,
+        kind: i32,
+        key: Option<String>,
+        listening: bool,
+        nonblocking: bool,
+    },
+    /// An end of a connection inside the instance, with what waits to be read from it.
+    Linked {
+        family: i32,
+        /// The keys of this end and of the other.
+        keys: [String; 2],
+        nonblocking: bool,
+        content: Vec<u8>,
     },
     Event {
         count: u64,
@@ -135,7 +157,7 @@ fn same_file(one: i32, two: i32) -> bool {
     }
 }
 
-/// All descriptors of the guest but virtual sockets.
+/// All descriptors of the guest.
 pub fn capture(
     process: &Process,
     sockets: &Sockets,
@@ -149,7 +171,7 @@ pub fn capture(
         let Some(fd) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        if fd >= MONITOR_FD_FLOOR || sockets.get(fd).is_some() {
+        if fd >= MONITOR_FD_FLOOR {
             continue;
         }
         // The listing's own descriptor is gone by now.
@@ -188,7 +210,28 @@ pub fn capture(
             what,
         });
     }
+    check_links(&descriptors)?;
     Ok(descriptors)
+}
+
+/// Both ends of a connection must be here.
+fn check_links(descriptors: &[Descriptor]) -> Result<(), SnapshotError> {
+    let ends: Vec<&[String; 2]> = descriptors
+        .iter()
+        .filter_map(|descriptor| match &descriptor.what {
+            What::Linked { keys, .. } => Some(keys),
+            _ => None,
+        })
+        .collect();
+    for [own, other] in &ends {
+        let others = ends.iter().filter(|[its, peer]| its == other && peer == own);
+        if others.count() != 1 {
+            return Err(SnapshotError::Refused(
+                "a connection inside whose other end is not there".to_owned(),
+            ));
+        }
+    }
+    Ok(())
 }
 
 struct Capture<'a> {
@@ -218,7 +261,7 @@ impl Capture<'_> {
             return self.pipe(fd, identity.1, flags);
         }
         if target.starts_with("socket:") {
-            return self.pair(fd, identity.1, nonblocking).map_err(refuse);
+            return self.socket(fd, identity.1, nonblocking).map_err(refuse);
         }
         let kind = target
             .strip_prefix("anon_inode:")
@@ -314,13 +357,11 @@ impl Capture<'_> {
         })
     }
 
-    fn pair(&mut self, fd: i32, inode: u64, nonblocking: bool) -> Result<What, String> {
-        let (id, end, kind) = self.sockets.pair_of(inode).ok_or("an open unix socket")?;
-        let mut waiting = 0i32;
-        // SAFETY: a local int.
-        from_libc(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut waiting) })
-            .map_err(|errno| errno.to_string())?;
-        if waiting > 0 {
+    fn socket(&mut self, fd: i32, inode: u64, nonblocking: bool) -> Result<What, String> {
+        let Some((id, end, kind)) = self.sockets.pair_of(inode) else {
+            return self.named_socket(fd, nonblocking);
+        };
+        if waiting(fd).map_err(|errno| errno.to_string())? > 0 {
             return Err("a socket pair with data in it".to_owned());
         }
         let next = u32::try_from(self.pairs.len()).unwrap_or(u32::MAX);
@@ -332,6 +373,68 @@ impl Capture<'_> {
             nonblocking,
         })
     }
+
+    fn named_socket(&mut self, fd: i32, nonblocking: bool) -> Result<What, String> {
+        let text = |errno: Errno| errno.to_string();
+        let (family, kind) = match self.sockets.kind(fd).map_err(text)? {
+            Kind::Inside { family, kind } => (family, kind),
+            Kind::Unix { kind } => (libc::AF_UNIX, kind),
+            Kind::Outside { .. } | Kind::Call { .. } => return Err("a connection to the outside".to_owned()),
+        };
+        let key = Sockets::key_of(&host::local(fd));
+        let peer = host::peer(fd);
+        if peer.is_err() {
+            let listening = host::is_listening(fd);
+            if listening && host::is_readable(fd) {
+                return Err("a connection that waits to be accepted".to_owned());
+            }
+            if !listening && kind == libc::SOCK_DGRAM && waiting(fd).map_err(text)? > 0 {
+                return Err("a datagram socket with data in it".to_owned());
+            }
+            return Ok(What::Socket {
+                family,
+                kind,
+                key,
+                listening,
+                nonblocking,
+            });
+        }
+        let (Some(own), Some(other), libc::SOCK_STREAM) = (key, Sockets::key_of(&peer), kind) else {
+            return Err("a connected unix or datagram socket".to_owned());
+        };
+        if host::is_half_closed(fd) {
+            return Err("a connection that is half closed".to_owned());
+        }
+        let length = waiting(fd).map_err(text)?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if length > LINK_CONTENT_MAX {
+            return Err(format!("a connection with {length} unread bytes"));
+        }
+        let mut content = vec![0; length];
+        let mut done = 0;
+        // The boot process ends after this: taking the bytes out harms nobody.
+        while done < length {
+            match sys::receive(&fd, &mut content[done..], libc::MSG_DONTWAIT).map_err(text)? {
+                0 => break,
+                step => done += step,
+            }
+        }
+        content.truncate(done);
+        Ok(What::Linked {
+            family,
+            keys: [own, other],
+            nonblocking,
+            content,
+        })
+    }
+}
+
+/// Bytes that can be read from a socket.
+fn waiting(fd: i32) -> Result<i32, Errno> {
+    let mut waiting = 0i32;
+    // SAFETY: a local int.
+    from_libc(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut waiting) })?;
+    Ok(waiting)
 }
 
 /// The members of an epoll set ("tfd: 5 events: 19 data: 5 …" lines of fdinfo).
@@ -367,7 +470,9 @@ pub fn rebuild(
     process_files: Files<'_>,
     list: &[Descriptor],
     streams: StreamFds,
+    sockets: &Sockets,
 ) -> Result<(), SnapshotError> {
+    let mut links = link(list, sockets).map_err(failed("a connection inside"))?;
     let mut pipes: HashMap<u32, [OwnedFd; 2]> = HashMap::new();
     let mut pairs: HashMap<u32, [OwnedFd; 2]> = HashMap::new();
     for descriptor in list {
@@ -434,8 +539,43 @@ pub fn rebuild(
                         })
                         .map_err(failed("socketpair"))?,
                     );
+                    for end in &pairs[pair] {
+                        host::bound_buffer(end.as_raw_fd(), libc::SOCK_STREAM)
+                            .map_err(failed("socketpair"))?;
+                    }
                 }
                 end(&pairs[pair][usize::from(*number & 1)], *nonblocking).map_err(failed("socketpair"))?
+            }
+            What::Socket {
+                family,
+                kind,
+                key,
+                listening,
+                nonblocking,
+            } => {
+                let made = socket(*family, *kind).map_err(failed("socket"))?;
+                if let Some(key) = key {
+                    keys::check(key).map_err(failed("the name of a socket"))?;
+                    sockets
+                        .place
+                        .bind(made.as_raw_fd(), key)
+                        .map_err(failed("bind"))?;
+                }
+                if *listening {
+                    sys::listen(&made, BACKLOG).map_err(failed("listen"))?;
+                }
+                set_nonblocking(&made, *nonblocking).map_err(failed("socket"))?;
+                made
+            }
+            What::Linked {
+                keys, nonblocking, ..
+            } => {
+                let made = links
+                    .remove(keys)
+                    .ok_or(Errno::INVAL)
+                    .map_err(failed("a connection inside"))?;
+                set_nonblocking(&made, *nonblocking).map_err(failed("socket"))?;
+                made
             }
             What::Event {
                 count,
@@ -490,6 +630,61 @@ pub fn rebuild(
         }
     }
     Ok(())
+}
+
+/// A socket of the guest's, above the floor: it must not lie where a later descriptor belongs.
+fn socket(family: i32, kind: i32) -> Result<OwnedFd, Errno> {
+    let made = crate::fs::descriptors::raise(host::socket(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC)?)?;
+    host::set_mark(made.as_raw_fd(), Mark::of_family(family))?;
+    host::bound_buffer(made.as_raw_fd(), kind)?;
+    Ok(made)
+}
+
+/// Makes the connections inside again, before any socket has its name: one end listens under its own for a moment.
+fn link(list: &[Descriptor], sockets: &Sockets) -> Result<HashMap<[String; 2], OwnedFd>, Errno> {
+    let mut made: HashMap<[String; 2], OwnedFd> = HashMap::new();
+    let ends = list.iter().filter_map(|descriptor| match &descriptor.what {
+        What::Linked {
+            family,
+            keys,
+            content,
+            ..
+        } => Some((*family, keys, content)),
+        _ => None,
+    });
+    for (family, keys, content) in ends {
+        let [own, other] = keys;
+        keys::check(own).and_then(|()| keys::check(other))?;
+        let turned = [other.clone(), own.clone()];
+        if !made.contains_key(keys) {
+            let (near, far) = connected(sockets, own, other)?;
+            made.insert(keys.clone(), near);
+            made.insert(turned.clone(), far);
+        }
+        if let (Some(near), Some(far)) = (made.get(keys), made.get(&turned)) {
+            host::set_mark(near.as_raw_fd(), Mark::of_family(family))?;
+            // What it has not read was sent by the other.
+            if !content.is_empty() {
+                sys::send(far, content, libc::MSG_DONTWAIT)?;
+            }
+            host::bound_buffer(near.as_raw_fd(), libc::SOCK_STREAM)?;
+        }
+    }
+    Ok(made)
+}
+
+/// Two sockets with these names, connected.
+fn connected(sockets: &Sockets, own: &str, other: &str) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let listener = socket(libc::AF_UNIX, libc::SOCK_STREAM)?;
+    sockets.place.bind(listener.as_raw_fd(), other)?;
+    sys::listen(&listener, 1)?;
+    let near = socket(libc::AF_UNIX, libc::SOCK_STREAM)?;
+    sockets.place.bind(near.as_raw_fd(), own)?;
+    sockets.place.connect(near.as_raw_fd(), other)?;
+    let far = crate::fs::descriptors::raise(host::accept(listener.as_raw_fd())?)?;
+    sockets.place.remove(own);
+    sockets.place.remove(other);
+    Ok((near, far))
 }
 
 fn own(fd: i32) -> Result<OwnedFd, Errno> {

@@ -21,9 +21,9 @@ use self::descriptors::Descriptor;
 use crate::clock;
 use crate::errno::{Errno, from_libc};
 use crate::memory::space::SpaceState;
+use crate::network::sockets::SocketsState;
 use crate::process::Process;
 use crate::signals::Action;
-use crate::syscalls::sockets::SocketsState;
 use crate::task::TaskState;
 
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +91,7 @@ impl Snapshot {
         refuse_timers()?;
         let sockets = process.lock_sockets();
         let descriptors = descriptors::capture(process, &sockets, streams)?;
-        let sockets = sockets.state().map_err(failed("sockets"))?;
+        let sockets = sockets.state();
         let mut directory = vec![0u8; 4096];
         let files = crate::fs::Files::new(&process.files, process);
         directory.splice(

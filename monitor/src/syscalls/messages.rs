@@ -5,10 +5,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Args;
 use super::memory::int;
-use super::sockets::Socket;
+use super::sockets;
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{MONITOR_FD_FLOOR, guest_fd};
 use crate::memory::access::{self, Pieces};
+use crate::network::address;
+use crate::network::host;
+use crate::network::keys::{self, Protocol};
+use crate::network::place::Place;
+use crate::network::sockets::Kind;
 use crate::task::Task;
 
 /// `struct msghdr`.
@@ -26,7 +31,6 @@ struct Header {
     tail: u32,
 }
 
-const NAME_MAX: u32 = 128;
 const CONTROL_MAX: u64 = 16 << 10;
 const MESSAGES_MAX: u64 = 1024;
 
@@ -39,41 +43,185 @@ fn count(task: &Task, fd: i32, result: &SysResult, out: bool) {
     }
 }
 
-/// EPIPE or ENOTCONN for a virtual socket, nothing for the others.
-fn check_connected(task: &Task, fd: i32, out: bool) -> Result<(), Errno> {
-    match task.process.lock_sockets().get(fd) {
-        Some(Socket::Virtual { .. }) => Err(if out { Errno::NETUNREACH } else { Errno::NOTCONN }),
-        _ => Ok(()),
+/// Where a message goes.
+enum Route {
+    /// To the peer, or nowhere: the kernel knows.
+    Peer,
+    /// The addresses to try, best first.
+    Named(Vec<Vec<u8>>),
+    /// A datagram inside the instance: lost if nobody is there.
+    Datagram(Vec<Vec<u8>>),
+}
+
+/// What the address of a message means for the socket that sends it; it was copied from the guest once.
+fn route(task: &Task, fd: i32, given: &[u8]) -> Result<Route, Errno> {
+    let mut sockets = task.process.lock_sockets();
+    match sockets.kind(fd)? {
+        Kind::Inside {
+            family,
+            kind: libc::SOCK_DGRAM,
+        } => {
+            if given.is_empty() {
+                return Ok(Route::Datagram(Vec::new()));
+            }
+            let wanted = address::family(given)?;
+            if wanted != family && !(family == libc::AF_INET6 && wanted == libc::AF_INET) {
+                return Err(Errno::AFNOSUPPORT);
+            }
+            let destination = keys::destination(address::inet(given)?);
+            if destination.port() == 0 {
+                return Err(Errno::INVAL);
+            }
+            if !keys::is_inside(destination.ip()) {
+                return Err(Errno::NETUNREACH);
+            }
+            if host::local(fd)?.len() <= 2 {
+                sockets.bind(fd, libc::SOCK_DGRAM, address::unspecified(family))?;
+            }
+            let keys = keys::answering(Protocol::Udp, destination);
+            Ok(Route::Datagram(
+                keys.iter().map(|key| sockets.place.address(key)).collect(),
+            ))
+        }
+        Kind::Unix { kind } if !given.is_empty() => {
+            if kind != libc::SOCK_DGRAM {
+                return Err(if host::peer(fd).is_ok() {
+                    Errno::ISCONN
+                } else {
+                    Errno::OPNOTSUPP
+                });
+            }
+            drop(sockets);
+            let key = sockets::unix_key(task, kind, &address::unix(given)?)?;
+            let sockets = task.process.lock_sockets();
+            Ok(Route::Named(vec![sockets.place.address(&key)]))
+        }
+        _ => Ok(Route::Peer),
     }
 }
 
-/// Implements sendto(2). An address is of no use: there is no network.
-pub fn sendto(task: &mut Task, [fd, buffer, length, flags, _, _]: Args) -> SysResult {
+/// Sends a message where it is to go.
+fn send_routed(task: &Task, fd: i32, given: &[u8], pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
+    match route(task, fd, given)? {
+        Route::Peer => send(task, fd, pieces, control, flags),
+        Route::Named(addresses) => {
+            let result = try_each(task, fd, &addresses, pieces, control, flags);
+            if result == Err(Errno::NOENT) {
+                return Err(Errno::CONNREFUSED);
+            }
+            result
+        }
+        Route::Datagram(addresses) => send_datagram(task, fd, &addresses, pieces, flags),
+    }
+}
+
+/// The first address behind which somebody is. Without any: the peer.
+fn try_each(
+    task: &Task,
+    fd: i32,
+    addresses: &[Vec<u8>],
+    pieces: &Pieces,
+    control: &[u8],
+    flags: u64,
+) -> SysResult {
+    let mut result = match addresses {
+        [] => return send_to(task, fd, &[], pieces, control, flags),
+        _ => Err(Errno::CONNREFUSED),
+    };
+    for address in addresses {
+        result = send_to(task, fd, address, pieces, control, flags);
+        if !matches!(result, Err(Errno::CONNREFUSED | Errno::NOENT)) {
+            break;
+        }
+    }
+    result
+}
+
+/// How long a sender waits for a receiver that does not read before the datagram is lost: so many steps of a millisecond.
+const PATIENCE: u32 = 100;
+
+/// A UDP datagram inside the instance. Nobody there: it is lost, as on a network. A full queue: the kernel keeps few datagrams
+/// (net.unix.max_dgram_qlen), so a blocking sender waits a little before it is lost; another one is told.
+fn send_datagram(task: &Task, fd: i32, addresses: &[Vec<u8>], pieces: &Pieces, flags: u64) -> SysResult {
+    let dontwait = u64::from(libc::MSG_DONTWAIT.unsigned_abs());
+    let blocks = flags & dontwait == 0 && crate::sys::flags(&fd)? & libc::O_NONBLOCK == 0;
+    let length = pieces.length();
+    for _ in 0..PATIENCE {
+        match try_each(task, fd, addresses, pieces, &[], flags | dontwait) {
+            Err(Errno::AGAIN) if blocks => {
+                let mut step = [0i64, 1_000_000];
+                // SAFETY: no descriptors, a local timeout, no mask.
+                unsafe { task.host(libc::SYS_ppoll, [0, 0, step.as_mut_ptr() as u64, 0, 8, 0])? };
+            }
+            // Nobody is there, or whoever is there has another peer.
+            Err(Errno::CONNREFUSED | Errno::NOENT | Errno::PERM) if !addresses.is_empty() => {
+                return Ok(length);
+            }
+            Err(Errno::NOTCONN) => {
+                let nobody = task.process.lock_sockets().is_connected_to_nobody(fd);
+                return Err(if nobody {
+                    Errno::CONNREFUSED
+                } else {
+                    Errno(libc::EDESTADDRREQ)
+                });
+            }
+            result => return result,
+        }
+    }
+    Ok(length)
+}
+
+/// Implements sendto(2).
+pub fn sendto(task: &mut Task, [fd, buffer, length, flags, to, to_length]: Args) -> SysResult {
     let fd = guest_fd(int(fd))?;
-    check_connected(task, fd, true)?;
+    let given = if to == 0 {
+        Vec::new()
+    } else {
+        address::read(to, to_length)?
+    };
     let pieces = access::pieces(buffer, length)?;
-    let result = send(task, fd, &pieces, &[], flags);
+    let result = send_routed(task, fd, &given, &pieces, &[], flags);
     count(task, fd, &result, true);
     result
 }
 
-/// Implements recvfrom(2).
-pub fn recvfrom(task: &mut Task, [fd, buffer, length, flags, address, address_length]: Args) -> SysResult {
-    let fd = guest_fd(int(fd))?;
-    check_connected(task, fd, false)?;
-    let pieces = access::pieces(buffer, length)?;
-    let (result, ..) = receive(task, fd, &pieces, &mut [], flags);
-    if result.is_ok() && address != 0 && address_length != 0 {
+/// The address of a message that was received, as the guest knows it.
+fn sender(task: &Task, fd: i32, raw: &[u8]) -> Vec<u8> {
+    let sockets = task.process.lock_sockets();
+    match sockets.kind(fd) {
+        Ok(Kind::Inside {
+            family,
+            kind: libc::SOCK_DGRAM,
+        }) => Place::key(raw)
+            .and_then(keys::address)
+            .map_or_else(Vec::new, |from| {
+                address::inet_bytes(family, keys::destination(from))
+            }),
+        Ok(Kind::Unix { .. }) if raw.len() > 2 => address::unix_bytes(&sockets.unix_name(raw)),
         // A stream has no address.
-        access::write(address_length, &0u32)?;
+        _ => Vec::new(),
     }
-    count(task, fd, &result, false);
-    result
 }
 
-fn host_header(pieces: &Pieces, control: u64, control_length: usize) -> libc::msghdr {
+/// Implements recvfrom(2).
+pub fn recvfrom(task: &mut Task, [fd, buffer, length, flags, from, from_length]: Args) -> SysResult {
+    let fd = guest_fd(int(fd))?;
+    let pieces = access::pieces(buffer, length)?;
+    let received = receive(task, fd, &pieces, &mut [], flags);
+    count(task, fd, &received.result, false);
+    if received.result.is_ok() && from != 0 {
+        address::write(&sender(task, fd, &received.name), from, from_length)?;
+    }
+    received.result
+}
+
+fn host_header(name: &[u8], pieces: &Pieces, control: u64, control_length: usize) -> libc::msghdr {
     // SAFETY: all-zero is a valid msghdr.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    if !name.is_empty() {
+        header.msg_name = name.as_ptr().cast_mut().cast();
+        header.msg_namelen = libc::socklen_t::try_from(name.len()).unwrap_or(0);
+    }
     header.msg_iov = pieces.as_ptr().cast_mut();
     header.msg_iovlen = pieces.count();
     if control_length > 0 {
@@ -83,11 +231,16 @@ fn host_header(pieces: &Pieces, control: u64, control_length: usize) -> libc::ms
     header
 }
 
-/// A message of the guest's buffers to a socket.
+/// A message of the guest's buffers to the peer of a socket.
 pub fn send(task: &Task, fd: i32, pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
-    let header = host_header(pieces, control.as_ptr() as u64, control.len());
+    send_to(task, fd, &[], pieces, control, flags)
+}
+
+/// The same to an address of the host's.
+fn send_to(task: &Task, fd: i32, name: &[u8], pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
+    let header = host_header(name, pieces, control.as_ptr() as u64, control.len());
     let at = (&raw const header) as u64;
-    // SAFETY: a local header, checked guest ranges, a local copy of the control data.
+    // SAFETY: a local header, checked guest ranges, local copies of the address and the control data.
     unsafe {
         task.host(
             libc::SYS_sendmsg,
@@ -96,18 +249,39 @@ pub fn send(task: &Task, fd: i32, pieces: &Pieces, control: &[u8], flags: u64) -
     }
 }
 
-/// Gives the result, the length of the control data, and the flags of the message.
-fn receive(task: &Task, fd: i32, pieces: &Pieces, control: &mut [u8], flags: u64) -> (SysResult, usize, i32) {
-    let mut header = host_header(pieces, control.as_mut_ptr() as u64, control.len());
+/// A message that was received: the bytes are in the guest's buffers.
+struct Received {
+    result: SysResult,
+    /// The raw address of the sender.
+    name: Vec<u8>,
+    control_length: usize,
+    flags: i32,
+}
+
+fn receive(task: &Task, fd: i32, pieces: &Pieces, control: &mut [u8], flags: u64) -> Received {
+    let mut name = [0u8; 128];
+    let mut header = host_header(&name, pieces, control.as_mut_ptr() as u64, control.len());
+    header.msg_name = name.as_mut_ptr().cast();
     let at = (&raw mut header) as u64;
-    // SAFETY: a local header, checked guest ranges, a local buffer for control data.
+    // SAFETY: a local header, checked guest ranges, local buffers for the address and the control data.
     let result = unsafe {
         task.host(
             libc::SYS_recvmsg,
             [u64::from(fd.unsigned_abs()), at, flags, 0, 0, 0],
         )
     };
-    (result, header.msg_controllen.min(control.len()), header.msg_flags)
+    // A TCP socket without a connection says so; a unix socket says that the call is wrong.
+    let result = match result {
+        Err(Errno::INVAL) if host::peer(fd) == Err(Errno::NOTCONN) => Err(Errno::NOTCONN),
+        result => result,
+    };
+    let named = usize::try_from(header.msg_namelen).unwrap_or(0).min(name.len());
+    Received {
+        result,
+        name: name[..named].to_vec(),
+        control_length: header.msg_controllen.min(control.len()),
+        flags: header.msg_flags,
+    }
 }
 
 /// Descriptors that a control message carries must be the guest's; says whether there are any.
@@ -151,7 +325,7 @@ fn read_header(address: u64) -> Result<(Header, Pieces), Errno> {
     if header.count > access::IOV_MAX {
         return Err(Errno::MSGSIZE);
     }
-    if header.name != 0 && header.name_length > NAME_MAX && header.name_length > i32::MAX.unsigned_abs() {
+    if header.name != 0 && header.name_length > i32::MAX.unsigned_abs() {
         return Err(Errno::INVAL);
     }
     if header.control_length > CONTROL_MAX {
@@ -164,19 +338,27 @@ fn read_header(address: u64) -> Result<(Header, Pieces), Errno> {
 /// Implements sendmsg(2).
 pub fn sendmsg(task: &mut Task, [fd, message, flags, ..]: Args) -> SysResult {
     let fd = guest_fd(int(fd))?;
-    check_connected(task, fd, true)?;
     let (header, pieces) = read_header(message)?;
-    let control: Vec<u8> = if header.control == 0 {
+    let given = if header.name == 0 {
+        Vec::new()
+    } else {
+        address::read(header.name, u64::from(header.name_length))?
+    };
+    let mut control: Vec<u8> = if header.control == 0 {
         Vec::new()
     } else {
         access::read_array(header.control, header.control_length)?
     };
+    if !matches!(task.process.lock_sockets().kind(fd)?, Kind::Unix { .. }) {
+        // TCP and UDP carry no descriptors and no credentials; the rest concerns a network.
+        control.clear();
+    }
     if check_control(&control)?
         && let Some(storage) = &task.process.storage
     {
         storage.hides();
     }
-    let result = send(task, fd, &pieces, &control, flags);
+    let result = send_routed(task, fd, &given, &pieces, &control, flags);
     count(task, fd, &result, true);
     result
 }
@@ -184,7 +366,6 @@ pub fn sendmsg(task: &mut Task, [fd, message, flags, ..]: Args) -> SysResult {
 /// Implements recvmsg(2).
 pub fn recvmsg(task: &mut Task, [fd, message, flags, ..]: Args) -> SysResult {
     let fd = guest_fd(int(fd))?;
-    check_connected(task, fd, false)?;
     let (mut header, pieces) = read_header(message)?;
     let room = if header.control == 0 {
         0
@@ -192,13 +373,20 @@ pub fn recvmsg(task: &mut Task, [fd, message, flags, ..]: Args) -> SysResult {
         usize::try_from(header.control_length).unwrap_or(0)
     };
     let mut control = vec![0u8; room];
-    let (result, length, message_flags) = receive(task, fd, &pieces, &mut control, flags);
-    count(task, fd, &result, false);
-    let received = result?;
-    access::write_bytes(header.control, &control[..length])?;
-    header.name_length = 0;
-    header.control_length = length as u64;
-    header.flags = message_flags;
+    let message_of = receive(task, fd, &pieces, &mut control, flags);
+    count(task, fd, &message_of.result, false);
+    let received = message_of.result?;
+    access::write_bytes(header.control, &control[..message_of.control_length])?;
+    let name = if header.name == 0 {
+        Vec::new()
+    } else {
+        sender(task, fd, &message_of.name)
+    };
+    let room = usize::try_from(header.name_length).unwrap_or(0);
+    access::write_bytes(header.name, &name[..name.len().min(room)])?;
+    header.name_length = u32::try_from(name.len()).unwrap_or(0);
+    header.control_length = message_of.control_length as u64;
+    header.flags = message_of.flags;
     access::write(message, &header)?;
     Ok(received)
 }

@@ -15,6 +15,7 @@ pub mod polling;
 pub mod processes;
 pub mod scheduling;
 pub mod signals;
+pub mod socket_options;
 pub mod sockets;
 pub mod threads;
 pub mod time;

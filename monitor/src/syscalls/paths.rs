@@ -2,7 +2,7 @@
 //! copies in and out.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 
 use super::descriptors::register;
@@ -367,6 +367,21 @@ fn mknodat(task: &mut Task, [directory, name, mode, ..]: Args) -> SysResult {
     add_name(task, || {
         files(task).make_node(At::new(int(directory), &name), unsigned(mode))
     })
+}
+
+/// Makes the file that a unix socket is bound to, and gives the key by which it is known (`network::keys`).
+pub fn make_socket_file(task: &Task, name: &CStr) -> Result<String, Errno> {
+    add_name(task, || {
+        files(task).make_node(At::cwd(name), libc::S_IFSOCK | 0o777)
+    })?;
+    let made = files(task).stat(At::cwd(name), libc::AT_SYMLINK_NOFOLLOW)?;
+    Ok(crate::network::keys::file(made.st_dev, made.st_ino))
+}
+
+/// Takes it away again.
+pub fn remove_socket_file(task: &Task, name: &CStr) {
+    // If another thread was faster, the name is not the socket's any more.
+    let _ = remove_name(task, || files(task).unlink(At::cwd(name), 0));
 }
 
 /// Implements rmdir(2).

@@ -1,0 +1,353 @@
+//! The sockets of a guest process: what of them the kernel does not keep.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use serde::{Deserialize, Serialize};
+
+use super::address::UnixName;
+use super::host::{self, Mark};
+use super::keys::{self, Protocol};
+use super::place::Place;
+use crate::errno::Errno;
+use crate::fs::descriptors::{private, raise};
+use crate::sys;
+
+/// Socket pairs that a snapshot can know; more of them refuse it.
+const PAIRS_MAX: usize = 4096;
+/// Names of unix sockets that are remembered as the guest gave them.
+const NAMES_MAX: usize = 4096;
+/// Ports that bind to 0 and connect choose from (ip_local_port_range).
+const EPHEMERAL: std::ops::Range<u16> = 32768..60999;
+/// Connections that may wait for accept: as many as an instance has descriptors, so nothing waits in connect(2).
+pub const BACKLOG: i32 = 4096;
+/// The port that the caller of a function seems to have.
+pub const CALLER_PORT: u16 = 39999;
+
+/// What a descriptor is, for the calls on sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The call's connection: a unix socket that answers as TCP.
+    Call {
+        family: i32,
+    },
+    /// TCP or UDP inside the instance: a unix socket.
+    Inside {
+        family: i32,
+        kind: i32,
+    },
+    /// A TCP connection to the outside.
+    Outside {
+        family: i32,
+    },
+    Unix {
+        kind: i32,
+    },
+}
+
+/// Remembered like an option; no option has these numbers.
+const NOBODY: (i32, i32) = (-1, -1);
+
+/// An option that is only remembered: level, name, value.
+type Remembered = (i32, i32, i32);
+
+pub struct Sockets {
+    pub place: Place,
+    /// Port of the function; `None` in `run`.
+    pub port: Option<u16>,
+    /// The call's connection until it is accepted.
+    connection: Option<OwnedFd>,
+    /// Descriptors of the call's connection, with the family that it pretends to be of.
+    calls: HashMap<RawFd, i32>,
+    /// Keys of the sockets that listen on the function's port.
+    called: Vec<String>,
+    /// Where the search for a free port goes on; 0 before the first.
+    next_port: u16,
+    /// Socket pairs by the inodes of their ends, and their type.
+    pairs: Vec<([u64; 2], i32)>,
+    /// Names of unix sockets as the guest gave them, by key.
+    names: HashMap<String, UnixName>,
+    options: HashMap<RawFd, Vec<Remembered>>,
+}
+
+/// What a snapshot keeps of them; the rest is in the descriptors.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SocketsState {
+    called: Vec<String>,
+    names: Vec<(String, UnixName)>,
+    options: Vec<(RawFd, Vec<Remembered>)>,
+}
+
+impl Sockets {
+    pub fn new(place: Place, port: Option<u16>) -> Self {
+        Self {
+            place,
+            port,
+            connection: None,
+            calls: HashMap::new(),
+            called: Vec::new(),
+            next_port: 0,
+            pairs: Vec::new(),
+            names: HashMap::new(),
+            options: HashMap::new(),
+        }
+    }
+
+    /// What `fd` is: ENOTSOCK, EBADF.
+    pub fn kind(&self, fd: RawFd) -> Result<Kind, Errno> {
+        if let Some(family) = self.calls.get(&fd) {
+            return Ok(Kind::Call { family: *family });
+        }
+        let kind = host::kind(fd)?;
+        match host::option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)? {
+            libc::AF_UNIX => Ok(match host::mark(fd)? {
+                Mark::Unix => Kind::Unix { kind },
+                mark => Kind::Inside {
+                    family: mark.family(),
+                    kind,
+                },
+            }),
+            family => Ok(Kind::Outside { family }),
+        }
+    }
+
+    // ------------------------------------------------------------------ the call
+
+    pub fn is_connection(&self, fd: RawFd) -> bool {
+        self.calls.contains_key(&fd)
+    }
+
+    /// Forgets `fd`; true when it was the last one of the call's connection.
+    pub fn closing(&mut self, fd: RawFd) -> bool {
+        self.options.remove(&fd);
+        self.calls.remove(&fd).is_some() && self.calls.is_empty()
+    }
+
+    pub fn duplicated(&mut self, old: RawFd, new: RawFd) {
+        if let Some(family) = self.calls.get(&old) {
+            self.calls.insert(new, *family);
+        }
+        if let Some(options) = self.options.get(&old) {
+            self.options.insert(new, options.clone());
+        }
+    }
+
+    /// A socket that listens on the function's port has this name.
+    pub fn listens(&mut self, key: String) -> Result<(), Errno> {
+        if !self.called.contains(&key) {
+            self.called.push(key.clone());
+        }
+        if self.connection.is_some() {
+            self.announce(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the instance its connection: the listening sockets on the function's port become readable.
+    pub fn connect_call(&mut self, connection: OwnedFd) -> Result<(), Errno> {
+        self.connection = Some(raise(connection)?);
+        for key in self.called.clone() {
+            self.announce(&key)?;
+        }
+        Ok(())
+    }
+
+    /// A connection without a name stands for the call's: those of the guest have one.
+    fn announce(&self, key: &str) -> Result<(), Errno> {
+        let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        let caller = private(|| host::socket(libc::AF_UNIX, kind))?;
+        match self.place.connect(caller.as_raw_fd(), key) {
+            // It does not listen any more.
+            Err(Errno::CONNREFUSED) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// The call's connection, for the first who accepts it.
+    pub fn take_connection(&mut self) -> Option<OwnedFd> {
+        self.connection.take()
+    }
+
+    pub fn accepted_call(&mut self, fd: RawFd, family: i32) {
+        self.calls.insert(fd, family);
+    }
+
+    // ------------------------------------------------------------------ names
+
+    /// The key that a socket of the instance has, or its peer.
+    pub fn key_of(address: &Result<Vec<u8>, Errno>) -> Option<String> {
+        Place::key(address.as_ref().ok()?).map(str::to_owned)
+    }
+
+    /// Binds a TCP or UDP socket to an address inside the instance; port 0 is any free one.
+    pub fn bind(&mut self, fd: RawFd, kind: i32, address: SocketAddr) -> Result<SocketAddr, Errno> {
+        let protocol = Protocol::of_type(kind);
+        if address.port() != 0 {
+            self.bind_to(fd, protocol, address)?;
+            return Ok(address);
+        }
+        for _ in 0..EPHEMERAL.len() {
+            let chosen = SocketAddr::new(address.ip(), self.ephemeral()?);
+            match self.bind_to(fd, protocol, chosen) {
+                Err(Errno::ADDRINUSE) => {}
+                Err(errno) => return Err(errno),
+                Ok(()) => return Ok(chosen),
+            }
+        }
+        Err(Errno::ADDRINUSE)
+    }
+
+    fn bind_to(&self, fd: RawFd, protocol: Protocol, address: SocketAddr) -> Result<(), Errno> {
+        let v6_only = self.remembered(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) == Some(1);
+        let shared = self.remembered(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT) == Some(1);
+        let keys = keys::conflicting(protocol, address, v6_only);
+        if !shared {
+            for key in &keys[1..] {
+                if self.place.is_alive(key)? {
+                    return Err(Errno::ADDRINUSE);
+                }
+            }
+            return self.place.bind(fd, &keys[0]);
+        }
+        for number in 0..64 {
+            let key = match number {
+                0 => keys[0].clone(),
+                _ => format!("{}+{number}", keys[0]),
+            };
+            match self.place.bind(fd, &key) {
+                Err(Errno::ADDRINUSE) => {}
+                result => return result,
+            }
+        }
+        Err(Errno::ADDRINUSE)
+    }
+
+    /// A port for a socket that has none: from a random beginning, so that clones differ.
+    fn ephemeral(&mut self) -> Result<u16, Errno> {
+        if self.next_port == 0 {
+            let mut bytes = [0; 2];
+            sys::random(&mut bytes)?;
+            let count = EPHEMERAL.end - EPHEMERAL.start;
+            self.next_port = EPHEMERAL.start + u16::from_ne_bytes(bytes) % count;
+        }
+        let port = self.next_port;
+        self.next_port = if port + 1 < EPHEMERAL.end {
+            port + 1
+        } else {
+            EPHEMERAL.start
+        };
+        Ok(port)
+    }
+
+    /// The address that a socket inside the instance has, as the guest is told.
+    pub fn local(fd: RawFd, family: i32) -> SocketAddr {
+        let found = Self::key_of(&host::local(fd)).and_then(|key| keys::address(&key));
+        let any = super::address::unspecified(family);
+        let Some(address) = found else { return any };
+        match Self::key_of(&host::peer(fd)).and_then(|key| keys::address(&key)) {
+            // Connected: "any" has become the address of the side where the peer is.
+            Some(peer) if address.ip().is_unspecified() => {
+                let seen = keys::destination(super::address::unspecified_like(peer.ip()));
+                SocketAddr::new(seen.ip(), address.port())
+            }
+            _ => address,
+        }
+    }
+
+    /// The address of its peer.
+    pub fn peer(fd: RawFd) -> Result<SocketAddr, Errno> {
+        let raw = host::peer(fd)?;
+        let key = Place::key(&raw).and_then(keys::address);
+        key.map(keys::destination).ok_or(Errno::NOTCONN)
+    }
+
+    /// Notes the name that the guest gave to a unix socket.
+    pub fn name(&mut self, key: &str, name: UnixName) {
+        if self.names.len() < NAMES_MAX || self.names.contains_key(key) {
+            self.names.insert(key.to_owned(), name);
+        }
+    }
+
+    /// The name of a unix socket from its raw address.
+    pub fn unix_name(&self, raw: &[u8]) -> UnixName {
+        match Place::key(raw) {
+            None => UnixName::Unnamed,
+            Some(key) => self
+                .names
+                .get(key)
+                .cloned()
+                .unwrap_or_else(|| keys::unix_name(key)),
+        }
+    }
+
+    // ------------------------------------------------------------------ options
+
+    /// Remembers an option without effect.
+    pub fn remember(&mut self, fd: RawFd, level: i32, name: i32, value: i32) {
+        let options = self.options.entry(fd).or_default();
+        options.retain(|(other_level, other, _)| (*other_level, *other) != (level, name));
+        options.push((level, name, value));
+    }
+
+    pub fn remembered(&self, fd: RawFd, level: i32, name: i32) -> Option<i32> {
+        let found = self.options.get(&fd)?.iter();
+        found
+            .filter(|(other_level, other, _)| (*other_level, *other) == (level, name))
+            .map(|(.., value)| *value)
+            .next()
+    }
+
+    /// A UDP socket was connected to a port that nobody has.
+    pub fn connected_to_nobody(&mut self, fd: RawFd) {
+        let (level, name) = NOBODY;
+        self.remember(fd, level, name, 1);
+    }
+
+    pub fn is_connected_to_nobody(&self, fd: RawFd) -> bool {
+        let (level, name) = NOBODY;
+        self.remembered(fd, level, name).is_some()
+    }
+
+    // ------------------------------------------------------------------ snapshots
+
+    /// Notes the two ends of a socket pair.
+    pub fn paired(&mut self, inodes: [u64; 2], kind: i32) {
+        if self.pairs.len() < PAIRS_MAX {
+            self.pairs.push((inodes, kind));
+        }
+    }
+
+    /// Which socket pair an inode is an end of: (inode of the first end, number of the end, type).
+    pub fn pair_of(&self, inode: u64) -> Option<(u64, u8, i32)> {
+        self.pairs.iter().find_map(|(ends, kind)| {
+            let end = ends.iter().position(|known| *known == inode)?;
+            Some((ends[0], u8::try_from(end).unwrap_or(0), *kind))
+        })
+    }
+
+    pub fn state(&self) -> SocketsState {
+        SocketsState {
+            called: self.called.clone(),
+            names: self
+                .names
+                .iter()
+                .map(|(key, name)| (key.clone(), name.clone()))
+                .collect(),
+            options: self
+                .options
+                .iter()
+                .map(|(fd, options)| (*fd, options.clone()))
+                .collect(),
+        }
+    }
+
+    pub fn restore(place: Place, port: Option<u16>, state: &SocketsState) -> Self {
+        Self {
+            called: state.called.clone(),
+            names: state.names.iter().cloned().collect(),
+            options: state.options.iter().cloned().collect(),
+            ..Self::new(place, port)
+        }
+    }
+}
