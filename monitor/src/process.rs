@@ -3,8 +3,10 @@
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::clock;
+use crate::clock::timers::Timers;
 use crate::errno::Errno;
 use crate::fs::Namespace;
 use crate::ledger::Ledger;
@@ -58,6 +60,7 @@ pub struct Held<'a> {
     vcpus: MutexGuard<'a, Vec<Vcpu>>,
     _plan: MutexGuard<'a, Option<Plan>>,
     _exit: MutexGuard<'a, Option<Exit>>,
+    timers: MutexGuard<'a, Timers>,
     _clock: clock::Held,
 }
 
@@ -65,6 +68,7 @@ impl Held<'_> {
     /// In the child: a VM of its own over the copied memory, and its first vCPU.
     pub fn make_own(mut self, process: &Process) -> Result<Vcpu, Errno> {
         self.vcpus.clear();
+        self.timers.forked();
         let vm = process.device.create_vm().map_err(|_| Errno::AGAIN)?;
         self.space.replace_vm(vm)?;
         process.next_vcpu.store(1, Ordering::Relaxed);
@@ -76,6 +80,7 @@ pub struct Process {
     pub device: Arc<Device>,
     space: Mutex<Space>,
     actions: Mutex<Actions>,
+    timers: Mutex<Timers>,
     pub files: Namespace,
     pub sockets: Mutex<Sockets>,
     pub ready: Arc<Ready>,
@@ -124,6 +129,7 @@ impl Process {
             device: parts.device,
             space: Mutex::new(parts.space),
             actions: Mutex::new(parts.actions),
+            timers: Mutex::default(),
             files: parts.files,
             sockets: Mutex::new(parts.sockets),
             ready: parts.ready,
@@ -150,6 +156,10 @@ impl Process {
 
     pub fn lock_actions(&self) -> MutexGuard<'_, Actions> {
         self.actions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn lock_timers(&self) -> MutexGuard<'_, Timers> {
+        self.timers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn lock_sockets(&self) -> MutexGuard<'_, Sockets> {
@@ -201,6 +211,7 @@ impl Process {
             vcpus: self.free_vcpus.lock().unwrap_or_else(PoisonError::into_inner),
             _plan: self.plan.lock().unwrap_or_else(PoisonError::into_inner),
             _exit: self.exit.lock().unwrap_or_else(PoisonError::into_inner),
+            timers: self.lock_timers(),
             _clock: clock::hold(),
         }
     }
@@ -212,6 +223,22 @@ impl Process {
             host_tid: tid,
             rested: None,
         }];
+    }
+
+    /// The host's number of a thread of the guest's, which may just be being made.
+    pub fn await_thread(&self, tid: i32) -> Result<i32, Errno> {
+        let mut list = self.lock_threads();
+        for _ in 0..1000 {
+            if let Some(thread) = list.iter().find(|thread| thread.tid == tid) {
+                return Ok(thread.host_tid);
+            }
+            (list, _) = self
+                .threads
+                .changed
+                .wait_timeout(list, Duration::from_millis(1))
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        Err(Errno::SRCH)
     }
 
     /// Waits while the process is at rest.
@@ -273,6 +300,7 @@ impl Process {
         if let Some(storage) = &self.storage {
             storage.closing(fd);
         }
+        self.lock_timers().closing(fd);
         let ended = self.lock_sockets().closing(fd);
         if ended {
             crate::lifecycle::connection_closed(self, fd);
@@ -293,6 +321,7 @@ impl Process {
 
     /// `new` now refers to what `old` does (dup(2) and relatives); what `new` was before has been given to `closing`.
     pub fn duplicated(&self, old: i32, new: i32) {
+        self.lock_timers().duplicated(old, new);
         self.lock_sockets().duplicated(old, new);
     }
 }

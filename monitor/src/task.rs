@@ -546,12 +546,13 @@ impl Task {
 
     /// Delivers what waits, as far as the guest has handlers; then the mask is the guest's again.
     fn deliver_pending(&mut self) {
-        while let Some((signal, info)) = host::take() {
+        while let Some((signal, mut info)) = host::take() {
             self.vcpu.set_immediate_exit(false);
             if signal != host::STOP {
                 let index = usize::try_from(signal).unwrap_or(0);
                 let action = self.process.lock_actions()[index];
                 if action.handler > signals::SIG_IGN {
+                    self.process.lock_timers().rename(&mut info);
                     self.push_frame(action, &info, index, Trap::default());
                 } else if action.handler == signals::SIG_DFL {
                     self.default_action(signal);
@@ -654,6 +655,10 @@ pub fn signal_name(signal: i32) -> String {
         libc::SIGSYS => "SIGSYS",
         libc::SIGTERM => "SIGTERM",
         libc::SIGTRAP => "SIGTRAP",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGCHLD => "SIGCHLD",
         _ => return format!("signal {signal}"),
     };
     format!("signal {signal} ({name})")

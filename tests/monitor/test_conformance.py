@@ -50,7 +50,7 @@ def differences(native: Sequence[str], inside: Sequence[str]) -> str:
 
 
 @pytest.mark.parametrize("flags", [STATIC, DYNAMIC], ids=["static", "dynamic"])
-@pytest.mark.parametrize("name", ["descriptors", "paths", "polling", "memory_edges", "clocks"])
+@pytest.mark.parametrize("name", ["descriptors", "paths", "polling", "memory_edges", "clocks", "timers"])
 def test_calls_mean_what_they_mean_natively(
     monitor: Path, program: Callable[..., Path], tmp_path: Path, name: str, flags: tuple[str, ...]
 ) -> None:
@@ -62,7 +62,7 @@ def test_calls_mean_what_they_mean_natively(
     assert status == native[0]
 
 
-@pytest.mark.parametrize("name", ["descriptors", "paths", "polling", "memory_edges", "clocks"])
+@pytest.mark.parametrize("name", ["descriptors", "paths", "polling", "memory_edges", "clocks", "timers"])
 def test_calls_mean_the_same_in_the_jail(program: Callable[..., Path], tmp_path: Path, name: str) -> None:
     path = program(name, *STATIC)
     _, native = output([path], tmp_path / "native")

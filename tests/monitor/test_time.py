@@ -112,3 +112,46 @@ def test_a_wait_goes_on_with_what_is_left_of_its_time(clocks_root: Path, tmp_pat
     assert len(told) == 9
     # Five seconds are asked for, two of them pass before the snapshot: a wait begun anew would take seven.
     assert {name: took for name, took in told.items() if not 5 * SECOND <= took < 6.8 * SECOND} == {}
+
+
+def test_timers_run_on_in_a_clone(clocks_root: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", clocks_root, ["/server", "timers"], timeout_ms=30_000)
+    with Serve(bundle, tmp_path, ready_ms=30_000) as serve:
+        ready = serve.wait_for("ready")
+        assert ready["snapshot"] is not None, ready["reason"]
+        taken = time.monotonic_ns()
+        # Time that passes for realtime only.
+        while time.monotonic_ns() - taken < 1.5 * SECOND:
+            assert serve.call(path="/").status == 200
+        told = numbers(serve.call(path="/timers", milliseconds=30_000))
+    # Five seconds, of the guest's own time but for those that wait for a moment of everybody's.
+    own = ["alarm", "posix", "thread", "fd", "fd-absolute", "fd-boottime"]
+    assert {name: told[name] for name in own if not 5 * SECOND <= told[name] < 7 * SECOND} == {}
+    for name in ("moment", "fd-moment"):
+        assert 0 <= told[f"{name}-late"] < 2 * SECOND, told
+        assert told[name] < 4.9 * SECOND
+    assert {told[f"{name}-count"] for name in [*own, "moment", "fd-moment"]} == {1}
+    assert told["expired"] == 1
+    assert {name: told[name] for name in ("again0", "again1") if not SECOND / 10 <= told[name] < 3 * SECOND} == {}
+    assert told["alarm-interval"] == told["posix-interval"] == told["fd-interval"] == 1000
+    assert told["wrong"] == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"), [("thread-time", "the processor time of one thread"), ("pending", "(SIGUSR1) waits to be delivered")]
+)
+def test_what_a_clone_cannot_be_given_refuses_the_snapshot(clocks_root: Path, tmp_path: Path, mode: str, reason: str) -> None:
+    bundle = make_bundle(tmp_path / "bundle", clocks_root, ["/server", mode])
+    with Serve(bundle, tmp_path) as serve:
+        ready = serve.wait_for("ready")
+        assert ready["snapshot"] is None
+        assert reason in ready["reason"]
+        assert numbers(serve.call(path="/clocks"))["monotonic"] >= 0
+
+
+def test_timers_of_a_process_over_fork_and_exec(monitor: Path, program: Callable[..., Path]) -> None:
+    path = program("timers_of_processes")
+    native = subprocess.run([str(path)], capture_output=True, timeout=60, check=False)
+    inside = subprocess.run([str(monitor), "run", str(path)], capture_output=True, timeout=60, check=False)
+    assert native.returncode == 0
+    assert (inside.returncode, inside.stdout) == (0, native.stdout)

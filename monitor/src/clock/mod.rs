@@ -9,6 +9,7 @@
 //! `HORIZON` the vDSO asks by system call: a guest that only computes is corrected then.
 
 mod page;
+pub mod timers;
 pub mod waiting;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -84,6 +85,14 @@ pub struct Frozen {
     boottime: i64,
 }
 
+impl Frozen {
+    /// How long ago that was, nanoseconds.
+    pub fn since(&self) -> i64 {
+        let now = read(libc::CLOCK_MONOTONIC).map_or(self.monotonic, nanoseconds);
+        now - self.monotonic
+    }
+}
+
 /// What an exec hands on.
 #[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
 pub struct Handover {
@@ -131,11 +140,12 @@ pub fn time(nanoseconds: i64) -> Time {
 /// A moment of the guest's `clock` as the host counts it. What is no time stays as it is: the host refuses it.
 pub fn to_host(clock: i32, at: Time) -> Time {
     let ahead = ahead(clock);
-    if ahead == 0 || at[0] < 0 || !(0..SECOND).contains(&at[1]) {
+    // 0 is no moment but the end of a timer.
+    if ahead == 0 || at == [0, 0] || at[0] < 0 || !(0..SECOND).contains(&at[1]) {
         return at;
     }
-    // A moment before the host's own beginning has passed, as 0 has. One that no number of nanoseconds reaches never comes.
-    time(nanoseconds(at).saturating_sub(ahead).max(0))
+    // A moment before the host's own beginning has passed, as its first has. One that no number of nanoseconds reaches never comes.
+    time(nanoseconds(at).saturating_sub(ahead).max(1))
 }
 
 fn host(clock: i32) -> Result<i64, Errno> {

@@ -11,6 +11,8 @@
 use kvm_bindings as kvm;
 use libc::c_long;
 
+use crate::clock::timers::SET_TICKS;
+
 /// Sets of phases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phases(u8);
@@ -252,6 +254,7 @@ pub const ROWS: &[Row] = &[
         "KVM_SET_DEVICE_ATTR: a vCPU's time-stamp counter is the host's"
     ),
     // Flags of descriptors, and questions.
+    ioctl!(SET_TICKS, "how often a timerfd of the snapshot had expired"),
     ioctl!(libc::FIONBIO, "the non-blocking flag"),
     ioctl!(libc::FIOCLEX, "the close-on-exec flag"),
     ioctl!(libc::FIONCLEX, ""),
@@ -441,6 +444,14 @@ pub const ROWS: &[Row] = &[
     any(libc::SYS_clock_getres, ""),
     any(libc::SYS_gettimeofday, ""),
     any(libc::SYS_time, ""),
+    guest(
+        libc::SYS_timer_create,
+        "signals go to the process and its threads only",
+    ),
+    guest(libc::SYS_timer_settime, ""),
+    guest(libc::SYS_timer_gettime, ""),
+    guest(libc::SYS_timer_getoverrun, ""),
+    guest(libc::SYS_timer_delete, ""),
     guest(libc::SYS_getitimer, ""),
     guest(libc::SYS_setitimer, ""),
     guest(libc::SYS_alarm, ""),

@@ -112,6 +112,9 @@ fn run_clone(
         None => rehearse(&process, &setup, &remaining, pipes, pagemap),
     }
     clock::thaw(&snapshot.clocks);
+    if let Err(errno) = snapshot.resume_timers(&process) {
+        setup.fail(&format!("a clone could not be made: timers: {errno}"));
+    }
     process.release();
     match main {
         Some(mut task) => {

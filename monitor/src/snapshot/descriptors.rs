@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::{SnapshotError, failed};
+use crate::clock::{self, timers};
 use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::{MONITOR_FD_FLOOR, guest_fd};
 use crate::fs::{At, Files, OpenRequest};
@@ -99,7 +100,7 @@ pub enum What {
         members: Vec<Member>,
     },
     Timer {
-        clock: i32,
+        timer: timers::Descriptor,
         nonblocking: bool,
     },
     Signals {
@@ -162,6 +163,7 @@ pub fn capture(
     process: &Process,
     sockets: &Sockets,
     streams: &Streams,
+    clocks: &clock::Frozen,
 ) -> Result<Vec<Descriptor>, SnapshotError> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir("/proc/self/fd").map_err(|error| failed("/proc/self/fd")(error.into()))? {
@@ -191,6 +193,7 @@ pub fn capture(
         process,
         sockets,
         streams,
+        clocks,
         pipes: HashMap::new(),
         pairs: HashMap::new(),
     };
@@ -238,6 +241,8 @@ struct Capture<'a> {
     process: &'a Process,
     sockets: &'a Sockets,
     streams: &'a Streams,
+    /// When the clocks stood still.
+    clocks: &'a clock::Frozen,
     /// Inode → number of the pipe.
     pipes: HashMap<u64, u32>,
     pairs: HashMap<u64, u32>,
@@ -281,18 +286,11 @@ impl Capture<'_> {
             }
             Some("eventpoll") => Ok(What::Epoll { members: members(fd) }),
             Some("timerfd") => {
-                let fields = info(fd);
-                let armed = fields
-                    .get("it_value")
-                    .is_none_or(|values| values.iter().any(|value| value != "(0, 0)"));
-                if armed {
-                    return Err(refuse("an armed timerfd".to_owned()));
-                }
-                let clock = fields
-                    .get("clockid")
-                    .and_then(|values| values.first()?.parse().ok());
+                let timer = timers::Descriptor::observe(fd, self.clocks, |fd, name| {
+                    info(fd).get(name)?.first().cloned()
+                });
                 Ok(What::Timer {
-                    clock: clock.unwrap_or(libc::CLOCK_MONOTONIC),
+                    timer: timer.map_err(refuse)?,
                     nonblocking,
                 })
             }
@@ -593,10 +591,10 @@ pub fn rebuild(
                 set_nonblocking(&event, *nonblocking).map_err(failed("eventfd"))?;
                 event
             }
-            What::Timer { clock, nonblocking } => {
+            What::Timer { timer, nonblocking } => {
                 let flags = if *nonblocking { libc::TFD_NONBLOCK } else { 0 };
                 // SAFETY: no pointers.
-                own(unsafe { libc::timerfd_create(*clock, flags | libc::TFD_CLOEXEC) })
+                own(unsafe { libc::timerfd_create(timer.clock, flags | libc::TFD_CLOEXEC) })
                     .map_err(failed("timerfd"))?
             }
             What::Signals { mask, nonblocking } => {

@@ -17,13 +17,13 @@ use std::os::fd::BorrowedFd;
 
 use serde::{Deserialize, Serialize};
 
-use self::descriptors::Descriptor;
+use self::descriptors::{Descriptor, What};
 use crate::clock;
-use crate::errno::{Errno, from_libc};
+use crate::errno::Errno;
 use crate::memory::space::SpaceState;
 use crate::network::sockets::SocketsState;
 use crate::process::Process;
-use crate::signals::Action;
+use crate::signals::{Action, host};
 use crate::task::TaskState;
 
 #[derive(Debug, thiserror::Error)]
@@ -35,24 +35,26 @@ pub enum SnapshotError {
     Failed { what: &'static str, source: Errno },
 }
 
-fn failed(what: &'static str) -> impl Fn(Errno) -> SnapshotError {
+pub(crate) fn failed(what: &'static str) -> impl Fn(Errno) -> SnapshotError {
     move |source| SnapshotError::Failed { what, source }
 }
 
-/// An armed interval timer is the process's own and would be silent in a clone.
-fn refuse_timers() -> Result<(), SnapshotError> {
-    for (name, which) in [
-        ("real", libc::ITIMER_REAL),
-        ("virtual", libc::ITIMER_VIRTUAL),
-        ("profiling", libc::ITIMER_PROF),
-    ] {
-        // SAFETY: all-zero is a valid itimerval.
-        let mut value: libc::itimerval = unsafe { std::mem::zeroed() };
-        // SAFETY: a local of the documented type.
-        from_libc(unsafe { libc::getitimer(which, &raw mut value) }).map_err(failed("getitimer"))?;
-        if value.it_value.tv_sec != 0 || value.it_value.tv_usec != 0 {
+/// A signal that a thread has blocked waits in the kernel, and would not come in a clone.
+fn refuse_pending_signals() -> Result<(), SnapshotError> {
+    let unreadable = |error: std::io::Error| failed("/proc/self/task")(error.into());
+    for thread in std::fs::read_dir("/proc/self/task").map_err(unreadable)? {
+        let path = thread.map_err(unreadable)?.path().join("status");
+        let status = std::fs::read_to_string(path).unwrap_or_default();
+        let pending = status
+            .lines()
+            .filter_map(|line| line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:")))
+            .filter_map(|set| u64::from_str_radix(set.trim(), 16).ok())
+            .fold(0, |all, set| all | set)
+            & !(1 << (host::STOP_SIGNAL - 1));
+        if pending != 0 {
             return Err(SnapshotError::Refused(format!(
-                "an armed {name} interval timer (setitimer, alarm)"
+                "{} waits to be delivered",
+                crate::task::signal_name(i32::try_from(pending.trailing_zeros()).unwrap_or(0) + 1)
             )));
         }
     }
@@ -75,11 +77,42 @@ pub struct Snapshot {
     pub auxiliary: Vec<u8>,
     /// The clocks that stand still until the clone goes on.
     pub clocks: clock::Frozen,
+    pub timers: clock::timers::TimersState,
     /// Bytes of the image that hold something.
     pub image_bytes: u64,
 }
 
 impl Snapshot {
+    /// Lets the timers of a clone run.
+    ///
+    /// Preconditions: its clocks go on, its descriptors are there, its threads are being made.
+    pub fn resume_timers(&self, process: &Process) -> Result<(), Errno> {
+        let mut timers = process.lock_timers();
+        let main = self.threads.iter().find(|thread| thread.main);
+        timers.resume(&self.timers, |tid| match main {
+            // The main thread's number is the process's, on the host.
+            Some(main) if main.tid == tid => i32::try_from(std::process::id()).map_err(|_| Errno::SRCH),
+            _ => process.await_thread(tid),
+        })?;
+        let mut clocks = std::collections::HashMap::new();
+        for descriptor in &self.descriptors {
+            match &descriptor.what {
+                What::Timer { timer, .. } => {
+                    timer.resume(descriptor.fd)?;
+                    clocks.insert(descriptor.fd, timer.clock);
+                    timers.opened(descriptor.fd, timer.clock);
+                }
+                What::Same(other) => {
+                    if let Some(clock) = clocks.get(other) {
+                        timers.opened(descriptor.fd, *clock);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the process as it rests: writes the image to `image` and gives the state.
     pub fn take(
         process: &Process,
@@ -88,9 +121,10 @@ impl Snapshot {
         image: BorrowedFd<'_>,
     ) -> Result<Self, SnapshotError> {
         let clocks = clock::freeze();
-        refuse_timers()?;
+        refuse_pending_signals()?;
+        let timers = process.lock_timers().state(&clocks)?;
         let sockets = process.lock_sockets();
-        let descriptors = descriptors::capture(process, &sockets, streams)?;
+        let descriptors = descriptors::capture(process, &sockets, streams, &clocks)?;
         let sockets = sockets.state();
         let mut directory = vec![0u8; 4096];
         let files = crate::fs::Files::new(&process.files, process);
@@ -121,6 +155,7 @@ impl Snapshot {
             env: process.identity.env.clone(),
             auxiliary: process.identity.auxiliary.clone(),
             clocks,
+            timers,
             image_bytes,
         })
     }

@@ -49,8 +49,18 @@ fn futex(task: &mut Task, [word, operation, value, timeout, second, value3]: Arg
         command,
         libc::FUTEX_WAIT | libc::FUTEX_LOCK_PI | WAIT_BITSET | WAIT_REQUEUE_PI | LOCK_PI2
     );
+    let clock = if command == libc::FUTEX_LOCK_PI || int(operation) & libc::FUTEX_CLOCK_REALTIME != 0 {
+        libc::CLOCK_REALTIME
+    } else {
+        libc::CLOCK_MONOTONIC
+    };
     let limit: Option<[i64; 2]> = if waits && timeout != 0 {
-        Some(access::read(timeout)?)
+        let limit = access::read(timeout)?;
+        Some(if command == libc::FUTEX_WAIT {
+            task.time_left(limit)
+        } else {
+            crate::clock::to_host(clock, limit)
+        })
     } else {
         None
     };

@@ -19,6 +19,7 @@ pub mod socket_options;
 pub mod sockets;
 pub mod threads;
 pub mod time;
+pub mod timers;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -102,6 +103,7 @@ const AREAS: &[&[Entry]] = &[
     sockets::ENTRIES,
     threads::ENTRIES,
     time::ENTRIES,
+    timers::ENTRIES,
 ];
 
 fn table() -> &'static [Option<Entry>; SIZE] {

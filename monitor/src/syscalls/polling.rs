@@ -1,4 +1,4 @@
-//! Waiting for descriptors, and the descriptors that exist to be waited for: epoll sets, events, timers, signals, watches.
+//! Waiting for descriptors, and the descriptors that exist to be waited for: epoll sets, events, signals, watches.
 //!
 //! Lists of descriptors are copied in once; a number of the monitor's in them is as good as closed. A call that would wait
 //! may be the moment of readiness (`crate::ready`), so until then it is first asked whether anything is ready already.
@@ -30,27 +30,6 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_epoll_pwait2, AREA, Level::Forwarded, epoll_pwait2, ""),
     entry(libc::SYS_eventfd, AREA, Level::Forwarded, eventfd, ""),
     entry(libc::SYS_eventfd2, AREA, Level::Forwarded, eventfd2, ""),
-    entry(
-        libc::SYS_timerfd_create,
-        AREA,
-        Level::Forwarded,
-        timerfd_create,
-        "",
-    ),
-    entry(
-        libc::SYS_timerfd_settime,
-        AREA,
-        Level::Forwarded,
-        timerfd_settime,
-        "",
-    ),
-    entry(
-        libc::SYS_timerfd_gettime,
-        AREA,
-        Level::Forwarded,
-        timerfd_gettime,
-        "",
-    ),
     entry(libc::SYS_signalfd, AREA, Level::Forwarded, signalfd, ""),
     entry(libc::SYS_signalfd4, AREA, Level::Forwarded, signalfd4, ""),
     entry(libc::SYS_inotify_init, AREA, Level::Forwarded, inotify_init, ""),
@@ -480,7 +459,7 @@ fn epoll_pwait2(task: &mut Task, [set, events, count, timeout, mask, size]: Args
     wait_for_events(task, set, (events, count), &mut Timeout::read(timeout)?, mask)
 }
 
-// ---------------------------------------------------------------------- events, timers, signals
+// ---------------------------------------------------------------------- events, signals
 
 /// Implements eventfd(2) without flags.
 fn eventfd(task: &mut Task, [value, ..]: Args) -> SysResult {
@@ -491,48 +470,6 @@ fn eventfd(task: &mut Task, [value, ..]: Args) -> SysResult {
 fn eventfd2(task: &mut Task, [value, flags, ..]: Args) -> SysResult {
     // SAFETY: no pointers; the result is a new descriptor.
     unsafe { make(task, libc::SYS_eventfd2, [value, flags, 0, 0, 0, 0]) }
-}
-
-/// Implements timerfd_create(2).
-fn timerfd_create(task: &mut Task, [clock, flags, ..]: Args) -> SysResult {
-    // SAFETY: no pointers; the result is a new descriptor.
-    unsafe { make(task, libc::SYS_timerfd_create, [clock, flags, 0, 0, 0, 0]) }
-}
-
-/// Implements timerfd_settime(2).
-fn timerfd_settime(task: &mut Task, [fd, flags, new, old, ..]: Args) -> SysResult {
-    let mut wanted: [Pair; 2] = access::read(new)?;
-    let mut before: [Pair; 2] = [[0; 2]; 2];
-    let fd = register(guest_fd(int(fd))?);
-    let args = [
-        fd,
-        flags,
-        wanted.as_mut_ptr() as u64,
-        before.as_mut_ptr() as u64,
-        0,
-        0,
-    ];
-    // SAFETY: two local itimerspecs.
-    unsafe { task.host(libc::SYS_timerfd_settime, args)? };
-    if old != 0 {
-        access::write(old, &before)?;
-    }
-    Ok(0)
-}
-
-/// Implements timerfd_gettime(2).
-fn timerfd_gettime(task: &mut Task, [fd, result, ..]: Args) -> SysResult {
-    let mut left: [Pair; 2] = [[0; 2]; 2];
-    let fd = register(guest_fd(int(fd))?);
-    // SAFETY: a local itimerspec.
-    unsafe {
-        task.host(
-            libc::SYS_timerfd_gettime,
-            [fd, left.as_mut_ptr() as u64, 0, 0, 0, 0],
-        )?
-    };
-    access::write(result, &left)?;
-    Ok(0)
 }
 
 /// Implements signalfd(2) without flags.

@@ -219,6 +219,7 @@ fn rt_sigtimedwait(task: &mut Task, [set, info, timeout, size, ..]: Args) -> Sys
         )?
     };
     if info != 0 {
+        task.process.lock_timers().rename(&mut filled);
         access::write_bytes(info, &filled)?;
     }
     Ok(signal)

@@ -1,7 +1,9 @@
-//! Time: the host's clocks, sleeps and interval timers.
+//! Time: clocks and sleeps.
 #![allow(unsafe_code)]
 
+use super::descriptors::register;
 use super::memory::int;
+use super::signals::host_thread;
 use super::{Args, Entry, Level, entry};
 use crate::clock;
 use crate::errno::{Errno, SysResult};
@@ -27,9 +29,6 @@ pub const ENTRIES: &[Entry] = &[
         clock_nanosleep,
         "",
     ),
-    entry(libc::SYS_getitimer, AREA, Level::Forwarded, getitimer, ""),
-    entry(libc::SYS_setitimer, AREA, Level::Forwarded, setitimer, ""),
-    entry(libc::SYS_alarm, AREA, Level::Forwarded, alarm, ""),
     entry(libc::SYS_times, AREA, Level::Forwarded, times, ""),
 ];
 
@@ -40,15 +39,39 @@ fn local<T>(value: &mut T) -> u64 {
     std::ptr::from_mut(value) as u64
 }
 
+/// The host's number of a clock that counts processor time: a thread of a clone has another number there. Only the guest's own can be named.
+pub fn host_clock(task: &Task, clock: i32) -> Result<i32, Errno> {
+    const PER_THREAD: i32 = 4;
+    const DESCRIPTOR: i32 = 3;
+    if clock >= 0 {
+        return Ok(clock);
+    }
+    let number = !(clock >> 3);
+    if clock & 7 == DESCRIPTOR {
+        return Err(Errno::INVAL);
+    }
+    if clock & PER_THREAD != 0 && number != 0 {
+        let number = u64::from(number.unsigned_abs());
+        let thread = host_thread(task, number).map_err(|_| Errno::INVAL)?;
+        return Ok(!int(thread) << 3 | clock & 7);
+    }
+    if task.process.contained && number != 0 && u32::try_from(number) != Ok(std::process::id()) {
+        return Err(Errno::INVAL);
+    }
+    Ok(clock)
+}
+
 /// Implements clock_gettime(2): where the vDSO cannot answer.
-fn clock_gettime(_: &mut Task, [clock, result, ..]: Args) -> SysResult {
-    access::write(result, &clock::read(int(clock))?)?;
+fn clock_gettime(task: &mut Task, [clock, result, ..]: Args) -> SysResult {
+    let clock = host_clock(task, int(clock))?;
+    access::write(result, &clock::read(clock)?)?;
     Ok(0)
 }
 
 /// Implements clock_getres(2).
 fn clock_getres(task: &mut Task, [clock, result, ..]: Args) -> SysResult {
     let mut resolution: Pair = [0; 2];
+    let clock = register(host_clock(task, int(clock))?);
     // SAFETY: a local timespec.
     unsafe {
         task.host(
@@ -99,6 +122,7 @@ fn nanosleep(task: &mut Task, [wanted, left, ..]: Args) -> SysResult {
 /// Implements clock_nanosleep(2).
 fn clock_nanosleep(task: &mut Task, [clock, flags, wanted, left, ..]: Args) -> SysResult {
     let wanted: Pair = access::read(wanted)?;
+    let clock = register(host_clock(task, int(clock))?);
     let mut wanted = if int(flags) & libc::TIMER_ABSTIME == 0 {
         task.time_left(wanted)
     } else {
@@ -119,48 +143,14 @@ fn clock_nanosleep(task: &mut Task, [clock, flags, wanted, left, ..]: Args) -> S
     slept
 }
 
-/// Implements getitimer(2).
-fn getitimer(task: &mut Task, [which, result, ..]: Args) -> SysResult {
-    let mut value: [Pair; 2] = [[0; 2]; 2];
-    // SAFETY: a local itimerval.
-    unsafe { task.host(libc::SYS_getitimer, [which, local(&mut value), 0, 0, 0, 0])? };
-    access::write(result, &value)?;
-    Ok(0)
-}
-
-/// Implements setitimer(2).
-fn setitimer(task: &mut Task, [which, new, old, ..]: Args) -> SysResult {
-    let mut wanted: [Pair; 2] = if new == 0 { [[0; 2]; 2] } else { access::read(new)? };
-    let mut before: [Pair; 2] = [[0; 2]; 2];
-    let before_address = local(&mut before);
-    // SAFETY: two local itimervals.
-    unsafe {
-        task.host(
-            libc::SYS_setitimer,
-            [which, local(&mut wanted), before_address, 0, 0, 0],
-        )?
-    };
-    if old != 0 {
-        access::write(old, &before)?;
-    }
-    Ok(0)
-}
-
-/// Implements alarm(2).
-fn alarm(task: &mut Task, [seconds, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_alarm, [seconds, 0, 0, 0, 0, 0]) }
-}
-
-/// Implements times(2).
+/// Implements times(2). What it returns counts from some moment in the past: the one from which monotonic time counts.
 fn times(task: &mut Task, [result, ..]: Args) -> SysResult {
     let mut value = [0i64; 4];
     // SAFETY: a local tms.
-    let ticks = unsafe { task.host(libc::SYS_times, [local(&mut value), 0, 0, 0, 0, 0])? };
+    unsafe { task.host(libc::SYS_times, [local(&mut value), 0, 0, 0, 0, 0])? };
     if result != 0 {
         access::write(result, &value)?;
     }
-    // The kernel counts from its start, in hundredths of a second.
-    let ahead = clock::ahead(libc::CLOCK_MONOTONIC) / 10_000_000;
-    Ok(ticks.wrapping_add_signed(ahead))
+    let [seconds, fraction] = clock::read(libc::CLOCK_MONOTONIC)?;
+    Ok((seconds * 100 + fraction / 10_000_000).cast_unsigned())
 }

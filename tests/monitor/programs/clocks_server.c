@@ -18,6 +18,7 @@
 #include <sys/sysinfo.h>
 #include <sys/times.h>
 #include <sys/time.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -123,6 +124,139 @@ static void show_waits(void) {
     }
 }
 
+// ---------------------------------------------------------------------- timers
+
+// When each timer told that it had expired: monotonic and realtime.
+static struct timer {
+    const char *name;
+    int signal, fd;
+    long set, target, fired, fired_realtime, count;
+} timers[] = {
+    {"alarm", SIGALRM, -1, 0, 0, 0, 0, 0},   {"posix", SIGUSR1, -1, 0, 0, 0, 0, 0},   {"thread", SIGUSR2, -1, 0, 0, 0, 0, 0},
+    {"moment", SIGCHLD, -1, 0, 0, 0, 0, 0},  {"fd", 0, -1, 0, 0, 0, 0, 0},            {"fd-absolute", 0, -1, 0, 0, 0, 0, 0},
+    {"fd-moment", 0, -1, 0, 0, 0, 0, 0},     {"fd-boottime", 0, -1, 0, 0, 0, 0, 0},
+};
+enum { TIMERS = sizeof timers / sizeof *timers };
+static int expired_fd, numbers[3];
+static volatile int wrong_number, wrong_thread;
+static pthread_t main_thread;
+
+static void fired(struct timer *timer) {
+    if (timer->fired) return;
+    timer->fired_realtime = told(CLOCK_REALTIME);
+    timer->fired = told(CLOCK_MONOTONIC);
+}
+
+static void on_timer(int signal, siginfo_t *info, void *context) {
+    (void)context;
+    for (int i = 0; i < TIMERS; i++)
+        if (timers[i].signal == signal) {
+            timers[i].count++;
+            fired(&timers[i]);
+            if (i > 0) wrong_number += info->si_timerid != numbers[i - 1];
+        }
+    if (signal == SIGUSR2) wrong_thread += pthread_self() != main_thread;
+}
+
+static void *read_timer(void *argument) {
+    struct timer *timer = argument;
+    unsigned long count;
+    if (read(timer->fd, &count, 8) != 8) _exit(9);
+    timer->count = count;
+    fired(timer);
+    return NULL;
+}
+
+static struct itimerspec setting(long value, long interval) { return (struct itimerspec){spec(interval), spec(value)}; }
+
+static void make_timer(int index, int clock, int flags, struct sigevent *event, struct itimerspec *when) {
+    int unused;
+    // A number that is free again, so that the host's numbers of a clone are others.
+    if (index == 1) syscall(SYS_timer_create, clock, event, &unused);
+    if (syscall(SYS_timer_create, clock, event, &numbers[index - 1])) _exit(8);
+    if (index == 1) syscall(SYS_timer_delete, unused);
+    if (syscall(SYS_timer_settime, numbers[index - 1], flags, when, NULL)) _exit(8);
+}
+
+static void set_timers(void) {
+    struct sigaction action = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO | SA_RESTART};
+    struct itimerval after = {{1000, 0}, {LONG / SECOND, 0}};
+    struct itimerspec relative = setting(LONG, 1000 * SECOND);
+    main_thread = pthread_self();
+    for (int i = 0; i < TIMERS; i++) {
+        if (timers[i].signal) sigaction(timers[i].signal, &action, NULL);
+        timers[i].set = told(CLOCK_MONOTONIC);
+        timers[i].target = told(CLOCK_REALTIME) + LONG;
+        struct itimerspec moment = setting(timers[i].target, 0), boottime = setting(told(CLOCK_BOOTTIME) + LONG, 0);
+        struct itimerspec monotonic = setting(timers[i].set + LONG, 0);
+        struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = timers[i].signal};
+        if (i == 0) setitimer(ITIMER_REAL, &after, NULL);
+        if (i == 1) make_timer(i, CLOCK_MONOTONIC, 0, &event, &relative);
+        if (i == 2) {
+            event.sigev_notify = SIGEV_THREAD_ID;
+            event._sigev_un._tid = gettid();
+            make_timer(i, CLOCK_BOOTTIME, 0, &event, &relative);
+        }
+        if (i == 3) make_timer(i, CLOCK_REALTIME, TIMER_ABSTIME, &event, &moment);
+        if (i < 4) continue;
+        timers[i].fd = timerfd_create(i == 6 ? CLOCK_REALTIME : i == 7 ? CLOCK_BOOTTIME : CLOCK_MONOTONIC, TFD_CLOEXEC);
+        if (i == 4) timerfd_settime(timers[i].fd, 0, &relative, NULL);
+        if (i == 5) timerfd_settime(timers[i].fd, TFD_TIMER_ABSTIME, &monotonic, NULL);
+        if (i == 6) timerfd_settime(timers[i].fd, TFD_TIMER_ABSTIME, &moment, NULL);
+        if (i == 7) timerfd_settime(timers[i].fd, TFD_TIMER_ABSTIME, &boottime, NULL);
+    }
+    // One that has expired, and nobody has looked yet.
+    struct itimerspec past = setting(1, 0);
+    struct pollfd expired = {expired_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC), POLLIN, 0};
+    timerfd_settime(expired_fd, 0, &past, NULL);
+    poll(&expired, 1, -1);
+}
+
+static void show_timers(void) {
+    unsigned long count = 0;
+    pthread_t threads[TIMERS];
+    if (read(expired_fd, &count, 8) != 8) _exit(9);
+    say("expired %ld\n", (long)count);
+    // A moment of the guest's own time, for a timer made before the snapshot and one made after.
+    for (int i = 0; i < 2; i++) {
+        int fd = i ? timerfd_create(CLOCK_MONOTONIC, 0) : dup(expired_fd);
+        long start = told(CLOCK_MONOTONIC);
+        struct itimerspec soon = setting(start + SECOND / 10, 0);
+        timerfd_settime(fd, TFD_TIMER_ABSTIME, &soon, NULL);
+        if (read(fd, &count, 8) != 8) _exit(9);
+        say("again%d %ld\n", i, told(CLOCK_MONOTONIC) - start);
+    }
+    for (int i = 4; i < TIMERS; i++) pthread_create(&threads[i], NULL, read_timer, &timers[i]);
+    for (int i = 4; i < TIMERS; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < 4; i++)
+        while (!timers[i].count) poll(NULL, 0, 100);
+    for (int i = 0; i < TIMERS; i++)
+        say("%s %ld\n%s-late %ld\n%s-count %ld\n", timers[i].name, timers[i].fired - timers[i].set, timers[i].name,
+            timers[i].fired_realtime - timers[i].target, timers[i].name, timers[i].count);
+    struct itimerval alarm_left;
+    struct itimerspec left;
+    getitimer(ITIMER_REAL, &alarm_left);
+    say("alarm-interval %ld\n", alarm_left.it_interval.tv_sec);
+    syscall(SYS_timer_gettime, numbers[0], &left);
+    say("posix-interval %ld\n", left.it_interval.tv_sec);
+    timerfd_gettime(timers[4].fd, &left);
+    say("fd-interval %ld\n", left.it_interval.tv_sec);
+    say("wrong %d\n", wrong_number + wrong_thread);
+}
+
+// What cannot be carried into a clone.
+static void make_thread_time_timer(void) {
+    int number;
+    syscall(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, NULL, &number);
+}
+static void make_pending_signal(void) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    kill(getpid(), SIGUSR1);
+}
+
 // ---------------------------------------------------------------------- clocks
 
 // What the clocks said last before the program was ready.
@@ -170,6 +304,7 @@ static void serve(int connection) {
     length = 0;
     if (!strcmp(path, "/clocks")) show_clocks();
     if (!strcmp(path, "/waits")) show_waits();
+    if (!strcmp(path, "/timers")) show_timers();
     int headed = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", length);
     if (write(connection, head, headed) != headed || write(connection, body, length) != length) _exit(9);
     close(connection);
@@ -186,6 +321,9 @@ int main(int argc, char **argv) {
         struct timespec part = spec(2 * SECOND);
         nanosleep(&part, NULL);
     }
+    if (!strcmp(mode, "timers")) set_timers();
+    if (!strcmp(mode, "thread-time")) make_thread_time_timer();
+    if (!strcmp(mode, "pending")) make_pending_signal();
     note_clocks();
     for (;;) {
         int connection = accept(listener, 0, 0);
