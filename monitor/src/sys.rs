@@ -44,6 +44,12 @@ pub fn read_at(fd: &impl AsRawFd, to: &mut [u8], offset: u64) -> Result<usize, E
     count(unsafe { libc::pread(fd.as_raw_fd(), to.as_mut_ptr().cast(), to.len(), offset) })
 }
 
+/// User and group of the process: geteuid(2), getegid(2).
+pub fn ids() -> (u32, u32) {
+    // SAFETY: no preconditions.
+    unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
 /// recv(2).
 pub fn receive(fd: &impl AsRawFd, to: &mut [u8], flags: i32) -> Result<usize, Errno> {
     // SAFETY: a live buffer with its length.

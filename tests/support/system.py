@@ -223,15 +223,16 @@ def log_lines(node: Node, name: str) -> list[str]:
 
 
 def descendants(pid: int) -> set[int]:
-    """The living processes below one."""
+    """The living processes below one, without the init of a process namespace, which lives as long as its monitor."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")
+                state, parent = rest.split()[:2]
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if state != "Z":
+            if state != "Z" and name != "mayfly-init":
                 parents[int(entry.name)] = int(parent)
     found: set[int] = set()
     while more := {child for child, parent in parents.items() if parent in found | {pid}} - found:

@@ -47,7 +47,9 @@ impl<'a> Files<'a> {
         if is_marked(&host::stat(host::borrow(file))?) {
             return Ok(extended(&stat));
         }
-        host::statx(host::borrow(file), flags & SYNC_FLAGS, mask)
+        let mut statx = host::statx(host::borrow(file), flags & SYNC_FLAGS, mask)?;
+        (statx.stx_uid, statx.stx_gid) = self.owner((statx.stx_uid, statx.stx_gid));
+        Ok(statx)
     }
 
     /// access, faccessat, faccessat2.
@@ -142,6 +144,7 @@ impl<'a> Files<'a> {
     /// chown, lchown, fchownat.
     pub fn chown(&self, at: At<'_>, user: u32, group: u32, flags: i32) -> Result<(), Errno> {
         check(flags, libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH)?;
+        let (user, group) = self.namespace.owners.of_host((user, group), self.guest.user());
         host::chown(
             host::borrow(&self.changeable(self.object(at, flags)?)?),
             user,
@@ -366,15 +369,26 @@ impl<'a> Files<'a> {
 
     fn stat_of(&self, target: &Target<'_>) -> Result<libc::stat, Errno> {
         match target {
-            Target::Host { file, .. } => host::stat(host::borrow(file)),
+            Target::Host { file, .. } => self.stat_of_host(host::borrow(file)),
             Target::Descriptor(file) => self.stat_of_open(host::borrow(file)),
-            Target::Special { file, .. } => host::stat(host::borrow(&file.file(Purpose::Look)?)),
+            Target::Special { file, .. } => self.stat_of_host(host::borrow(&file.file(Purpose::Look)?)),
             Target::Node { node, tree, path } => node.stat(self, *tree, path),
         }
     }
 
+    fn stat_of_host(&self, file: BorrowedFd<'_>) -> Result<libc::stat, Errno> {
+        let mut stat = host::stat(file)?;
+        (stat.st_uid, stat.st_gid) = self.owner((stat.st_uid, stat.st_gid));
+        Ok(stat)
+    }
+
+    /// User and group of a file of the host as the guest knows them.
+    fn owner(&self, ids: (u32, u32)) -> (u32, u32) {
+        self.namespace.owners.of_guest(ids, self.guest.user())
+    }
+
     fn stat_of_open(&self, file: BorrowedFd<'_>) -> Result<libc::stat, Errno> {
-        let stat = host::stat(file)?;
+        let stat = self.stat_of_host(file)?;
         if is_marked(&stat)
             && let Some((node, tree, path)) = self.node_of(file)?
         {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use super::descriptors::guest_fd;
 use super::host;
 use super::mounts::{Access, Directory, Mount, Mounts, Scratch, Source, SpecialFile, fd_path};
+use super::owners::Owners;
 use super::resolve::{At, Last, Rules};
 use super::synthetic::{self, Devices, Machine, Tree};
 use crate::errno::Errno;
@@ -62,6 +63,7 @@ pub struct Namespace {
     pub(super) mounts: Mounts,
     pub(super) machine: Machine,
     pub(super) devices: Devices,
+    pub(super) owners: Owners,
     /// The descriptor of a synthetic directory (see `synthetic`) that the guest works in, or -1: then the host process's own
     /// working directory is the guest's. No lock, because fork may happen at any time.
     synthetic_directory: AtomicI32,
@@ -71,26 +73,37 @@ pub struct Namespace {
 pub struct Builder {
     namespace: Namespace,
     instance: Vec<u8>,
+    /// The /proc that knows the guest's process, if another one knows this.
+    guests_proc: Option<OwnedFd>,
 }
 
 impl Builder {
     /// Starts with the root, a directory of the host.
     pub fn new(root: &Path, access: Access) -> Result<Self, Errno> {
-        let proc = host::open(
-            host::working_directory(),
-            c"/proc",
-            libc::O_PATH | libc::O_DIRECTORY,
-        )?;
+        Self::start(open_directory(Path::new("/proc"))?, root, access)
+    }
+
+    /// The same for a guest in another process namespace than the calling process, which `proc` knows; `/proc` knows the
+    /// guest's.
+    pub fn with_proc(proc: &OwnedFd, root: &Path, access: Access) -> Result<Self, Errno> {
+        let mut builder = Self::start(super::descriptors::copy(host::borrow(proc))?, root, access)?;
+        builder.guests_proc = Some(open_directory(Path::new("/proc"))?);
+        Ok(builder)
+    }
+
+    fn start(proc: OwnedFd, root: &Path, access: Access) -> Result<Self, Errno> {
         let namespace = Namespace {
             machine: Machine::observe(host::borrow(&proc)),
             devices: Devices::open()?,
             proc,
             mounts: Mounts::new(),
+            owners: Owners::default(),
             synthetic_directory: AtomicI32::new(-1),
         };
         let mut builder = Self {
             namespace,
             instance: Vec::new(),
+            guests_proc: None,
         };
         builder.insert_directory(b"/", root, access, false)?;
         Ok(builder)
@@ -153,7 +166,17 @@ impl Builder {
         Ok(self)
     }
 
-    pub fn build(self) -> Namespace {
+    /// Shows the process's own user as the guest's; and, from `first` on, the image's users as what they are in the image.
+    #[must_use]
+    pub fn owners(mut self, first: Option<u32>) -> Self {
+        self.namespace.owners = Owners::of_process(first);
+        self
+    }
+
+    pub fn build(mut self) -> Namespace {
+        if let Some(proc) = self.guests_proc {
+            self.namespace.proc = proc;
+        }
         self.namespace
     }
 

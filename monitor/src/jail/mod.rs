@@ -1,7 +1,8 @@
-//! The jail: what the monitor takes away from itself, none of which needs a privilege.
+//! The jail: what the monitor takes away from itself.
 //!
 //! ```text
-//! serve      opens what it needs · enter: limits, undumpable, no new privileges, seccomp for all phases
+//! serve      opens what it needs · enclosure: namespaces, a root, a user (where the node allows it)
+//!   │        enter: limits, undumpable, no new privileges, seccomp for all phases
 //!   ├ boot   confine: landlock, seccomp of its phase · the program, its snapshot
 //!   │        lock_files: landlock
 //!   └ instance   inherits all of it, for nothing · memory, descriptors · confine: limits, seccomp of its phase · the call
@@ -14,6 +15,7 @@
 //! seccomp and openat2 must be there.
 #![allow(unsafe_code)]
 
+mod enclosure;
 mod files;
 mod limits;
 mod program;
@@ -29,6 +31,7 @@ use std::path::Path;
 
 use seccompiler::SeccompAction;
 
+pub use enclosure::{Enclosed, Enclosure, EnclosureError, Wanted};
 pub use files::{FilesError, Space};
 pub use limits::LimitError;
 pub use seccomp::{Mode, SeccompError};
@@ -54,10 +57,20 @@ impl Layer {
             detail: detail.to_owned(),
         }
     }
+
+    fn missing(name: &'static str, why: String) -> Self {
+        Self {
+            name,
+            in_force: false,
+            detail: why,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
+    #[error(transparent)]
+    Enclosure(#[from] EnclosureError),
     #[error(transparent)]
     Limit(#[from] LimitError),
     #[error(transparent)]
@@ -101,14 +114,15 @@ pub struct Jail {
     mode: Mode,
     boot: OwnFilter,
     instance: OwnFilter,
+    /// Who the parent of its children is, in their numbers: 0 for one outside of their process namespace.
     serve: i32,
 }
 
 impl Jail {
     /// Puts `serve` into its jail, for good; files follow with `lock_files`.
     ///
-    /// Preconditions: one thread, no child yet.
-    pub fn enter(space: &Space, mode: Mode) -> Result<Self, JailError> {
+    /// Preconditions: one thread, no child yet but the init of `enclosed`, if there is one.
+    pub fn enter(space: &Space, mode: Mode, enclosed: &Enclosed) -> Result<Self, JailError> {
         let filters = seccomp::inherited(mode)?;
         let compile = |phase| OwnFilter::compile(phase, mode);
         let (boot, instance) = (compile(Phases::BOOT)?, compile(Phases::INSTANCE)?);
@@ -123,7 +137,7 @@ impl Jail {
         for filter in &filters {
             seccomp::install(filter)?;
         }
-        let layers = vec![
+        let mut layers = vec![
             Layer::new("openat2", OPENAT2),
             files::probe(),
             Layer::new("seccomp", SECCOMP),
@@ -131,8 +145,12 @@ impl Jail {
             Layer::new("undumpable", UNDUMPABLE),
             Layer::new("rlimits", RLIMITS),
         ];
-        // SAFETY: getpid has no preconditions.
-        let serve = unsafe { libc::getpid() };
+        layers.extend(enclosed.layers.iter().cloned());
+        let serve = match enclosed.init {
+            Some(_) => 0,
+            // SAFETY: getpid has no preconditions.
+            None => unsafe { libc::getpid() },
+        };
         Ok(Self {
             layers,
             rules,
@@ -156,6 +174,11 @@ impl Jail {
             .for_each(|layer| *layer = landlock.clone());
         self.locked = true;
         Ok(())
+    }
+
+    /// What getppid(2) says in a child of `serve` as long as that lives.
+    pub fn parent(&self) -> i32 {
+        self.serve
     }
 
     /// The names of the layers in force, as the event `ready` has them.
@@ -215,14 +238,16 @@ pub fn probe() -> Vec<Layer> {
         in_force: result.is_ok(),
         detail: result.map_or_else(|error| error.to_string(), |()| detail.to_owned()),
     };
-    vec![
+    let mut layers = vec![
         offered("openat2", &open, OPENAT2),
         files::probe(),
         offered("seccomp", &seccomp, SECCOMP),
         Layer::new("no-new-privs", NO_NEW_PRIVS),
         Layer::new("undumpable", UNDUMPABLE),
         Layer::new("rlimits", RLIMITS),
-    ]
+    ];
+    layers.extend(enclosure::probe());
+    layers
 }
 
 fn prctl(name: &'static str, option: i32, value: i32) -> Result<(), JailError> {

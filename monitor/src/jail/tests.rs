@@ -44,7 +44,7 @@ impl Tree {
                 keep: &[],
                 list: &[Path::new("/proc")],
             };
-            let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
+            let mut jail = Jail::enter(&space, Mode::Enforce, &Enclosed::default()).unwrap();
             jail.lock_files().unwrap();
             act(&jail);
         })
@@ -300,6 +300,7 @@ impl Tree {
                 ..Space::default()
             },
             Mode::Enforce,
+            &Enclosed::default(),
         )
         .unwrap();
     }
@@ -339,7 +340,7 @@ fn no_privilege_is_needed() {
             keep: &[],
             list: &[Path::new("/proc")],
         };
-        let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
+        let mut jail = Jail::enter(&space, Mode::Enforce, &Enclosed::default()).unwrap();
         jail.lock_files().unwrap();
         let own = tree.at("scratch/two");
         let ended = confined(
@@ -417,7 +418,7 @@ fn a_boot_reads_what_proc_says_of_itself_alone() {
             keep: &[],
             list: &[Path::new("/proc")],
         };
-        let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
+        let mut jail = Jail::enter(&space, Mode::Enforce, &Enclosed::default()).unwrap();
         let parent = std::process::id();
         let ended = confined(
             &jail,
@@ -460,6 +461,7 @@ fn an_instance_is_never_without_landlock() {
                 ..Space::default()
             },
             Mode::Enforce,
+            &Enclosed::default(),
         )
         .unwrap();
         assert_eq!(confined(&jail, &INSTANCE, || denied(fs::read("/etc/shadow"))), 0);
@@ -509,11 +511,8 @@ fn layers_in_force_are_named() {
         assert_eq!(jail.layers.len(), 6);
     });
     assert!(child.exited_with(0), "{child:?}");
-    let names: Vec<_> = probe()
-        .into_iter()
-        .filter(|layer| layer.in_force)
-        .map(|layer| layer.name)
-        .collect();
+    let probed = probe();
+    let names: Vec<_> = probed.iter().map(|layer| layer.name).collect();
     assert_eq!(
         names,
         [
@@ -522,9 +521,16 @@ fn layers_in_force_are_named() {
             "seccomp",
             "no-new-privs",
             "undumpable",
-            "rlimits"
+            "rlimits",
+            "mounts",
+            "processes",
+            "network",
+            "names",
+            "user",
+            "capabilities"
         ]
     );
+    assert!(probed[..6].iter().all(|layer| layer.in_force), "{probed:?}");
 }
 
 #[test]
@@ -567,7 +573,7 @@ fn cost() {
             list: &[Path::new("/proc")],
         };
         let begun = Instant::now();
-        let mut jail = Jail::enter(&space, Mode::Enforce).unwrap();
+        let mut jail = Jail::enter(&space, Mode::Enforce, &Enclosed::default()).unwrap();
         jail.lock_files().unwrap();
         println!("enter and lock_files: {:?}", begun.elapsed());
         rounds("fork + exit + wait, jailed", &|| {

@@ -213,6 +213,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         stamp,
         rehearsed,
         place,
+        enclosed: _,
     } = world;
     let place = place.ok_or_else(|| internal("sockets", &"no place for their names"))?;
     let vm = device.create_vm().map_err(|error| internal("KVM", &error))?;

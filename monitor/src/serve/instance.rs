@@ -180,6 +180,7 @@ fn restore(
         stamp,
         rehearsed,
         place,
+        enclosed: _,
     } = world;
     let text = |what: &'static str| move |error: Errno| format!("{what}: {error}");
     let vm = device.create_vm().map_err(|error| error.to_string())?;

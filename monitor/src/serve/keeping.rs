@@ -115,8 +115,7 @@ impl Parent {
         else {
             return Ok(());
         };
-        // SAFETY: getpid has no preconditions.
-        let parent = unsafe { libc::getpid() };
+        let parent = self.jail.parent();
         // SAFETY: this process has one thread, so the child may go on as it was.
         let pid = unsafe { libc::fork() };
         if pid == 0 {

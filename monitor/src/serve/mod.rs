@@ -27,6 +27,7 @@ use crate::bundle::{Bundle, BundleError};
 use crate::errno::Errno;
 use crate::fs::descriptors::raise;
 use crate::fs::{Access, Builder, Namespace};
+use crate::jail::{self, Enclosed, Enclosure};
 use crate::network::place::Place;
 use crate::ready::Ready;
 use crate::snapshot::Snapshot;
@@ -96,6 +97,18 @@ pub struct Options {
     pub snapshot_age: Option<u64>,
 }
 
+impl Options {
+    /// The directory of the snapshot, if it is kept.
+    fn kept_in(&self) -> Option<PathBuf> {
+        let directory = self.snapshot.as_ref()?.parent()?;
+        Some(if directory.as_os_str().is_empty() {
+            ".".into()
+        } else {
+            directory.to_owned()
+        })
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(transparent)]
@@ -103,7 +116,7 @@ pub enum ServeError {
     #[error(transparent)]
     Kvm(#[from] KvmError),
     #[error(transparent)]
-    Jail(#[from] crate::jail::JailError),
+    Jail(#[from] jail::JailError),
     #[error("{what}: {source}")]
     Host { what: String, source: Errno },
 }
@@ -132,6 +145,7 @@ pub struct World {
     pub rehearsed: OwnedFd,
     /// Where the sockets of a child have their names: made by the child.
     pub place: Option<Place>,
+    pub enclosed: Enclosed,
 }
 
 /// How an instance begins.
@@ -149,19 +163,24 @@ pub enum Launch {
 
 impl World {
     /// Opens everything. The directory of `socket` must exist; an old socket is replaced.
-    pub fn open(options: Options) -> Result<Self, ServeError> {
-        let bundle = Bundle::read(&options.bundle)?;
+    ///
+    /// Preconditions: one thread, no child yet.
+    pub fn open(mut options: Options) -> Result<Self, ServeError> {
+        let mut bundle = Bundle::read(&options.bundle)?;
         let device = Arc::new(Device::open(&options.device)?);
         crate::clock::observe();
         let listener = listen(&options.socket)?;
         empty_directory(&options.scratch)?;
+        let stamp = keeping::stamp(&options, &device)?;
+        let enclosure = enclose(&bundle, &options)?;
+        bundle.root.clone_from(&enclosure.root);
+        options.scratch.clone_from(&enclosure.scratch);
         let ready = Arc::new(Ready::new(Some(bundle.function.contract)));
         let kontain = Arc::new(kontain::Files::new(ready.clone()));
-        let files = namespace(&bundle, &options.scratch, &kontain)?;
+        let files = namespace(&bundle, &enclosure, &kontain)?;
         let image = crate::snapshot::image::create(c"mayfly-image").map_err(host_error("memory image"))?;
         let head =
             crate::snapshot::image::create_empty(c"mayfly-snapshot").map_err(host_error("snapshot"))?;
-        let stamp = keeping::stamp(&options, &device)?;
         let rehearsed =
             crate::snapshot::image::create_empty(c"mayfly-rehearsed").map_err(host_error("working set"))?;
         Ok(Self {
@@ -177,8 +196,24 @@ impl World {
             stamp,
             rehearsed,
             place: None,
+            enclosed: enclosure.enclosed,
         })
     }
+}
+
+/// Leaves the node's namespaces and users behind, as far as that is possible here.
+fn enclose(bundle: &Bundle, options: &Options) -> Result<Enclosure, ServeError> {
+    let function = &bundle.function;
+    let kept = options.kept_in();
+    let wanted = jail::Wanted {
+        root: &bundle.root,
+        scratch: &options.scratch,
+        keep: kept.as_deref(),
+        network: false,
+        name: &format!("{}/{}", function.namespace, function.name),
+        user: (bundle.program.uid, bundle.program.gid),
+    };
+    Ok(Enclosure::enter(&wanted).map_err(jail::JailError::from)?)
 }
 
 /// Makes the directory, without what a killed predecessor left in it.
@@ -198,17 +233,18 @@ fn empty_directory(path: &Path) -> Result<(), ServeError> {
 /// The guest's tree: the image read-only, private /tmp, /dev/shm and /var/tmp, a /proc, /sys and /dev of its own.
 fn namespace(
     bundle: &Bundle,
-    scratch: &Path,
+    enclosure: &Enclosure,
     kontain: &Arc<kontain::Files>,
 ) -> Result<Namespace, ServeError> {
     let build = || -> Result<Namespace, Errno> {
-        let mut builder = Builder::new(&bundle.root, Access::ReadOnly)?
+        let mut builder = Builder::with_proc(&enclosure.proc, &bundle.root, Access::ReadOnly)?
+            .owners(enclosure.first_user)
             .instance("unnamed")
             .proc()?
             .sys()?
             .dev()?;
         for path in ["/tmp", "/dev/shm", "/var/tmp"] {
-            builder = builder.scratch(path, scratch)?;
+            builder = builder.scratch(path, &enclosure.scratch)?;
         }
         if bundle.function.contract == crate::bundle::Contract::Kontain {
             builder = builder

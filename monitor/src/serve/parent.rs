@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,8 @@ pub(super) struct Parent {
     pub(super) keeper: Option<Keeper>,
     pub(super) outcome: Option<i32>,
     pub(super) jail: Rc<Jail>,
+    /// The first process of the children's namespace, if they have one.
+    pub(super) init: Option<i32>,
 }
 
 /// What ends the loop early.
@@ -154,21 +156,14 @@ pub(super) fn fail(
 
 /// What `serve` and its children may reach: the image, the private directories, the names of open files.
 fn enter_jail(world: &World) -> Result<Jail, ServeError> {
-    let kept = world.options.snapshot.as_deref().and_then(Path::parent);
-    let kept = kept.map(|directory| {
-        if directory.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            directory
-        }
-    });
+    let kept = world.options.kept_in();
     let space = Space {
         read: &[&world.bundle.root],
         write: &[&world.options.scratch],
-        keep: kept.as_slice(),
+        keep: &kept.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
         list: &[Path::new("/proc")],
     };
-    Ok(Jail::enter(&space, Mode::Enforce)?)
+    Ok(Jail::enter(&space, Mode::Enforce, &world.enclosed)?)
 }
 
 impl Parent {
@@ -184,6 +179,7 @@ impl Parent {
             pool: options.pool,
             instances: options.instances.max(1),
             log_limit: options.log_limit,
+            init: world.enclosed.init,
             world: Some(world),
             epoll,
             children: HashMap::new(),
@@ -416,6 +412,10 @@ impl Parent {
             if self.keeper.as_ref().is_some_and(|keeper| keeper.pid == pid) {
                 self.kept(status, control)?;
                 continue;
+            }
+            if self.init == Some(pid) {
+                // Everybody in it is dead, and nobody can be made there any more.
+                return Err(stop("the init of the process namespace ended")(Errno::CHILD));
             }
             let number = self
                 .children
