@@ -163,6 +163,18 @@ impl GuestInfo for Process {
     fn user(&self) -> (u32, u32) {
         (self.identity.uid, self.identity.gid)
     }
+
+    fn limit(&self, resource: u32) -> [u64; 2] {
+        crate::syscalls::limits::limit(self, resource).unwrap_or([libc::RLIM_INFINITY; 2])
+    }
+
+    fn parent(&self) -> i32 {
+        if self.contained {
+            0
+        } else {
+            i32::try_from(std::os::unix::process::parent_id()).unwrap_or(0)
+        }
+    }
 }
 
 fn host_name() -> Vec<u8> {

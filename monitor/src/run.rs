@@ -218,6 +218,7 @@ fn start(image: Image, enters_root: bool) -> Result<Infallible, RunError> {
     let loaded = loader::load(&mut space, &request, &|path| {
         guest::open_program(guest::early(&files), path)
     })?;
+    crate::serve::set_name(&loaded.exe);
     let mut actions: Actions = [Action::default(); 65];
     for (signal, action) in actions.iter_mut().enumerate().skip(1) {
         if host::is_ignored(signal) {

@@ -134,4 +134,4 @@ def test_it_is_so_in_the_virtual_machine(area: Callable[[str], dict[str, Shown]]
 
 def test_cases_have_names_of_their_own() -> None:
     assert len(CASES) == len(set(CASES))
-    assert len(CASES) >= 60
+    assert len(CASES) >= 350

@@ -401,13 +401,12 @@ pub fn kernel() -> (Vec<u8>, Vec<u8>) {
     (text(&name.release), text(&name.version))
 }
 
-/// The ids of the process, its parent, its group and its session, and of the calling thread.
+/// The ids of the process, its group and its session, and of the calling thread.
 pub fn process_ids() -> ProcessIds {
     // SAFETY: these cannot fail for the calling process and touch no memory.
     unsafe {
         ProcessIds {
             process: libc::getpid(),
-            parent: libc::getppid(),
             group: libc::getpgrp(),
             session: libc::getsid(0),
             thread: libc::gettid(),
@@ -417,7 +416,6 @@ pub fn process_ids() -> ProcessIds {
 
 pub struct ProcessIds {
     pub process: i32,
-    pub parent: i32,
     pub group: i32,
     pub session: i32,
     pub thread: i32,
@@ -502,17 +500,6 @@ pub fn random() -> Result<[u8; 16], Errno> {
     // SAFETY: the kernel writes at most the buffer's length.
     done(unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), 0) })?;
     Ok(bytes)
-}
-
-/// Soft and hard limit of the process.
-pub fn resource_limit(resource: libc::__rlimit_resource_t) -> (u64, u64) {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the buffer is a struct rlimit; should the call fail it stays zero.
-    unsafe { libc::getrlimit(resource, &raw mut limit) };
-    (limit.rlim_cur, limit.rlim_max)
 }
 
 /// The working directory of the process, wherever it is at the time of each call.

@@ -40,6 +40,10 @@ pub trait GuestInfo: Send + Sync {
     fn hostname(&self) -> Vec<u8>;
     /// The user and the group that it runs as.
     fn user(&self) -> (u32, u32);
+    /// A resource limit (`RLIMIT_…`), soft and hard.
+    fn limit(&self, resource: u32) -> [u64; 2];
+    /// Its parent process; 0 for none that it could know.
+    fn parent(&self) -> i32;
 }
 
 /// One mapping of the guest.
@@ -281,6 +285,12 @@ impl GuestInfo for NoGuest {
     }
     fn user(&self) -> (u32, u32) {
         (0, 0)
+    }
+    fn limit(&self, _resource: u32) -> [u64; 2] {
+        [libc::RLIM_INFINITY; 2]
+    }
+    fn parent(&self) -> i32 {
+        0
     }
 }
 

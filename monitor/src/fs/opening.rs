@@ -115,6 +115,8 @@ impl OpenRequest {
 /// The call that remains to be made. It may wait, so it is the caller's to make and to interrupt.
 #[must_use]
 pub struct OpenCall<'a> {
+    /// It is the terminal: to whom the host refuses it, there is none.
+    terminal: bool,
     path: CString,
     step: Step<'a>,
 }
@@ -174,6 +176,10 @@ impl OpenCall<'_> {
 
     /// What the call gave, as the guest's.
     pub fn admit(&self, result: SysResult) -> Result<RawFd, Errno> {
+        let result = match result {
+            Err(Errno::ACCES) if self.terminal => Err(Errno(libc::ENXIO)),
+            result => result,
+        };
         let fd = RawFd::try_from(result?).map_err(|_| Errno::IO)?;
         // SAFETY: the result of the call that `system_call` describes is a fresh descriptor.
         descriptors::admit(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -279,6 +285,7 @@ impl<'a> Files<'a> {
                 libc::F_DUPFD
             };
             return Ok(OpenCall {
+                terminal: false,
                 path: CString::default(),
                 step: Step::Copy { file, command },
             });
@@ -308,6 +315,7 @@ impl<'a> Files<'a> {
         let path = fd_path(file.as_raw_fd())?;
         let proc = host::borrow(&self.namespace.proc);
         Ok(OpenCall {
+            terminal: false,
             path,
             step: Step::Existing {
                 proc,
@@ -333,6 +341,7 @@ impl<'a> Files<'a> {
             resolve: host::CONTAINED,
         };
         Ok(OpenCall {
+            terminal: false,
             path: location.below(mount)?,
             step: Step::New {
                 root: mount.root()?,
@@ -358,14 +367,14 @@ impl<'a> Files<'a> {
         match node {
             Node::Device(index) => {
                 let device = descriptors::copy(self.namespace.devices.reference(index))?;
-                self.open_existing(
-                    device,
-                    &Place {
-                        writable: true,
-                        devices: true,
-                    },
-                    request,
-                )
+                let place = Place {
+                    writable: true,
+                    devices: true,
+                };
+                Ok(OpenCall {
+                    terminal: self.namespace.devices.is_terminal(index),
+                    ..self.open_existing(device, &place, request)?
+                })
             }
             Node::Link(_) | Node::Descriptor(_) if !request.has(libc::O_PATH) => Err(Errno::LOOP),
             _ if request.has(TMPFILE) => Err(Errno::OPNOTSUPP),

@@ -585,6 +585,18 @@ pub const ROWS: &[Row] = &[
     ),
     row(
         libc::SYS_prctl,
+        Phases::GUEST,
+        &[int(0, c(libc::PR_SET_TIMERSLACK))],
+        "how exactly a thread's sleeps end",
+    ),
+    row(
+        libc::SYS_prctl,
+        Phases::GUEST,
+        &[int(0, c(libc::PR_GET_TIMERSLACK))],
+        "",
+    ),
+    row(
+        libc::SYS_prctl,
         Phases::SERVE,
         &[int(0, c(libc::PR_SET_PDEATHSIG))],
         "a child dies with serve",

@@ -36,6 +36,7 @@ use crate::sys;
 use crate::vm::kvm::{Device, KvmError};
 use crate::working_set::WorkingSet;
 
+pub use child::set_name;
 pub use parent::serve;
 
 /// Longest socket path, with its NUL (unix(7)).

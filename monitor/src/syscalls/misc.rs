@@ -1,4 +1,4 @@
-//! Calls about the machine and the process that fit nowhere else: names, limits, users, random bytes, prctl.
+//! Calls about the machine and the process that fit nowhere else: names, users, memory, random bytes.
 #![allow(unsafe_code)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -8,7 +8,6 @@ use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
 use crate::task::Task;
-use crate::vm::layout::{STACK_SIZE, VCPUS_MAX};
 
 const AREA: &str = "system";
 
@@ -20,22 +19,6 @@ pub const ENTRIES: &[Entry] = &[
         arch_prctl,
         "fs and gs bases",
     ),
-    entry(
-        libc::SYS_prctl,
-        AREA,
-        Level::Emulated,
-        prctl,
-        "names, dumpable, keepcaps, no_new_privs",
-    ),
-    entry(
-        libc::SYS_prlimit64,
-        AREA,
-        Level::Emulated,
-        prlimit,
-        "own process; lowering is accepted",
-    ),
-    entry(libc::SYS_getrlimit, AREA, Level::Emulated, getrlimit, ""),
-    entry(libc::SYS_setrlimit, AREA, Level::Emulated, setrlimit, ""),
     entry(libc::SYS_getrusage, AREA, Level::Forwarded, getrusage, ""),
     entry(
         libc::SYS_sysinfo,
@@ -186,105 +169,6 @@ fn arch_prctl(task: &mut Task, [code, address, ..]: Args) -> SysResult {
         _ => return Err(Errno::INVAL),
     }
     Ok(0)
-}
-
-/// Implements prctl(2), the parts that programs use.
-fn prctl(task: &mut Task, [option, value, ..]: Args) -> SysResult {
-    const PR_SET_VMA: i32 = 0x5356_4d41;
-    match int(option) {
-        libc::PR_SET_NAME => {
-            let mut name = [0u8; 16];
-            let given = match access::read_string(value, 16, Errno::RANGE) {
-                Ok(given) => given.into_bytes(),
-                Err(Errno::RANGE) => access::read::<[u8; 15]>(value)?.to_vec(),
-                Err(errno) => return Err(errno),
-            };
-            name[..given.len()].copy_from_slice(&given);
-            // SAFETY: a local of 16 bytes, NUL-terminated.
-            unsafe { task.host(libc::SYS_prctl, [option, name.as_ptr() as u64, 0, 0, 0, 0]) }
-        }
-        libc::PR_GET_NAME => {
-            let mut name = [0u8; 16];
-            // SAFETY: the kernel writes 16 bytes to a local.
-            unsafe { task.host(libc::SYS_prctl, [option, name.as_mut_ptr() as u64, 0, 0, 0, 0])? };
-            access::write_bytes(value, &name)?;
-            Ok(0)
-        }
-        libc::PR_GET_DUMPABLE | libc::PR_SET_DUMPABLE | libc::PR_SET_PDEATHSIG | libc::PR_SET_KEEPCAPS => {
-            Ok(0)
-        }
-        libc::PR_GET_KEEPCAPS | libc::PR_SET_CHILD_SUBREAPER => Ok(0),
-        libc::PR_SET_NO_NEW_PRIVS | libc::PR_SET_TIMERSLACK => Ok(0),
-        libc::PR_GET_NO_NEW_PRIVS => Ok(1),
-        libc::PR_GET_TIMERSLACK => Ok(50_000),
-        libc::PR_GET_SECCOMP => Ok(0),
-        libc::PR_CAPBSET_READ => Ok(0),
-        PR_SET_VMA => Err(Errno::INVAL),
-        _ => Err(Errno::INVAL),
-    }
-}
-
-/// The limit of a resource as the guest sees it: (soft, hard).
-fn limit(task: &Task, resource: i32) -> Result<[u64; 2], Errno> {
-    const INFINITE: u64 = u64::MAX;
-    let memory = task.process.memory_limit;
-    let resource = u32::try_from(resource).map_err(|_| Errno::INVAL)?;
-    Ok(match resource {
-        libc::RLIMIT_STACK => [STACK_SIZE, INFINITE],
-        libc::RLIMIT_NOFILE => {
-            let files = u64::from(crate::fs::descriptors::limit().unsigned_abs());
-            if task.process.contained {
-                return Ok([files, crate::guest::CONTAINED_FILES]);
-            }
-            [
-                files,
-                crate::fs::descriptors::MONITOR_FD_FLOOR.unsigned_abs().into(),
-            ]
-        }
-        libc::RLIMIT_NPROC => [VCPUS_MAX as u64, VCPUS_MAX as u64],
-        libc::RLIMIT_DATA if task.process.contained => [memory, memory],
-        libc::RLIMIT_CORE => [0, 0],
-        libc::RLIMIT_MEMLOCK => [8 << 20, 8 << 20],
-        0..16 => [INFINITE, INFINITE],
-        _ => return Err(Errno::INVAL),
-    })
-}
-
-/// Implements prlimit64(2) for the own process.
-fn prlimit(task: &mut Task, [pid, resource, new, old, ..]: Args) -> SysResult {
-    // SAFETY: getpid has no preconditions.
-    let own = unsafe { libc::getpid() };
-    if int(pid) != 0 && int(pid) != own {
-        return Err(Errno::SRCH);
-    }
-    let resource = int(resource);
-    let before = limit(task, resource)?;
-    if new != 0 {
-        let [soft, hard]: [u64; 2] = access::read(new)?;
-        if soft > hard {
-            return Err(Errno::INVAL);
-        }
-        if hard > before[1] {
-            return Err(Errno::PERM);
-        }
-        if u32::try_from(resource) == Ok(libc::RLIMIT_NOFILE) {
-            crate::fs::descriptors::set_limit(soft);
-        }
-    }
-    if old != 0 {
-        access::write(old, &before)?;
-    }
-    Ok(0)
-}
-
-/// Implements getrlimit(2).
-fn getrlimit(task: &mut Task, [resource, result, ..]: Args) -> SysResult {
-    prlimit(task, [0, resource, 0, result, 0, 0])
-}
-
-/// Implements setrlimit(2).
-fn setrlimit(task: &mut Task, [resource, new, ..]: Args) -> SysResult {
-    prlimit(task, [0, resource, new, 0, 0, 0])
 }
 
 /// Implements getrusage(2).

@@ -2,10 +2,12 @@
 //! log read it.
 
 pub mod absent;
+pub mod adjusting;
 pub mod descriptors;
 pub mod files;
 pub mod futexes;
 pub mod identity;
+pub mod limits;
 pub mod memory;
 pub mod messages;
 pub mod misc;
@@ -14,6 +16,7 @@ pub mod paths;
 pub mod polling;
 pub mod processes;
 pub mod scheduling;
+pub mod settings;
 pub mod signals;
 pub mod socket_options;
 pub mod sockets;
@@ -89,16 +92,19 @@ const SIZE: usize = 512;
 
 const AREAS: &[&[Entry]] = &[
     absent::ENTRIES,
+    adjusting::ENTRIES,
     descriptors::ENTRIES,
     files::ENTRIES,
     futexes::ENTRIES,
     identity::ENTRIES,
+    limits::ENTRIES,
     memory::ENTRIES,
     misc::ENTRIES,
     paths::ENTRIES,
     processes::ENTRIES,
     polling::ENTRIES,
     scheduling::ENTRIES,
+    settings::ENTRIES,
     signals::ENTRIES,
     sockets::ENTRIES,
     threads::ENTRIES,

@@ -41,6 +41,11 @@ impl Devices {
         host::borrow(&self.0[index].1)
     }
 
+    /// Whether this is the terminal of whoever opens it.
+    pub fn is_terminal(&self, index: usize) -> bool {
+        self.0[index].0 == "tty"
+    }
+
     /// The guest's path of a device of the host.
     pub fn guest_path(&self, host: &[u8]) -> Option<Vec<u8>> {
         let name = host.strip_prefix(b"/dev/")?;

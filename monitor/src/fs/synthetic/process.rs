@@ -38,6 +38,7 @@ const PROCESS: &[Entry] = &[
     ("sessionid", Text("4294967295")),
     ("setgroups", Text("allow\n")),
     ("smaps", File(detailed_maps)),
+    ("smaps_rollup", File(summed_maps)),
     ("stat", File(process_statistics)),
     ("statm", File(process_memory)),
     ("status", File(status)),
@@ -172,13 +173,31 @@ fn maps(files: &Files<'_>, _: i32) -> Vec<u8> {
     files.guest.regions().iter().flat_map(head).collect()
 }
 
+/// What `smaps` says of one mapping, of so many KiB.
+fn amounts(size: u64) -> String {
+    format!(
+        "Rss:            {size:>8} kB\nPss:            {size:>8} kB\nPrivate_Dirty:  {size:>8} kB\n\
+         Swap:                  0 kB\nLocked:                0 kB\n"
+    )
+}
+
+fn summed_maps(files: &Files<'_>, _: i32) -> Vec<u8> {
+    let regions = files.guest.regions();
+    let start = regions.first().map_or(0, |region| region.start);
+    let end = regions.last().map_or(0, |region| region.end);
+    format!(
+        "{start:08x}-{end:08x} ---p 00000000 00:00 0                                [rollup]\n{}",
+        amounts(files.guest.memory_used() / 1024)
+    )
+    .into_bytes()
+}
+
 fn detailed_maps(files: &Files<'_>, _: i32) -> Vec<u8> {
     let detail = |region: &Region| {
         let size = (region.end - region.start) / 1024;
         let rows = format!(
-            "Size:           {size:>8} kB\nKernelPageSize:        4 kB\nMMUPageSize:           4 kB\n\
-             Rss:            {size:>8} kB\nPss:            {size:>8} kB\nPrivate_Dirty:  {size:>8} kB\n\
-             Swap:                  0 kB\nLocked:                0 kB\n"
+            "Size:           {size:>8} kB\nKernelPageSize:        4 kB\nMMUPageSize:           4 kB\n{}",
+            amounts(size)
         );
         [head(region), rows.into_bytes()].concat()
     };
@@ -216,7 +235,7 @@ fn status(files: &Files<'_>, thread: i32) -> Vec<u8> {
             "State:\tR (running)\nTgid:\t{}\nNgid:\t0\nPid:\t{thread}\n",
             ids.process
         ),
-        format!("PPid:\t{}\nTracerPid:\t0\n", ids.parent),
+        format!("PPid:\t{}\nTracerPid:\t0\n", files.guest.parent()),
         format!("Uid:\t{user}\t{user}\t{user}\t{user}\nGid:\t{group}\t{group}\t{group}\t{group}\n"),
         format!("FDSize:\t{}\nGroups:\t \n", descriptors::limit()),
         format!("VmPeak:\t{all:>8} kB\nVmSize:\t{all:>8} kB\nVmLck:\t       0 kB\nVmPin:\t       0 kB\n"),
@@ -229,7 +248,7 @@ fn status(files: &Files<'_>, thread: i32) -> Vec<u8> {
         ),
         format!(
             "SigQ:\t0/{}\nSigPnd:\t{:016x}\n",
-            host::resource_limit(libc::RLIMIT_SIGPENDING).0,
+            files.guest.limit(libc::RLIMIT_SIGPENDING)[0],
             signals.pending
         ),
         format!("ShdPnd:\t{:016x}\nSigBlk:\t{:016x}\n", 0, signals.blocked),
@@ -262,7 +281,7 @@ fn process_statistics(files: &Files<'_>, thread: i32) -> Vec<u8> {
     let mut fields = vec!["0".to_owned(); 50];
     let mut set = |number: usize, value: &dyn std::fmt::Display| fields[number - 3] = value.to_string();
     set(3, &"R");
-    set(4, &ids.parent);
+    set(4, &files.guest.parent());
     set(5, &ids.group);
     set(6, &ids.session);
     set(8, &-1);
@@ -281,7 +300,7 @@ fn process_statistics(files: &Files<'_>, thread: i32) -> Vec<u8> {
     format!("{thread} ({name}) {}\n", fields.join(" ")).into_bytes()
 }
 
-fn limits(_: &Files<'_>, _: i32) -> Vec<u8> {
+fn limits(files: &Files<'_>, _: i32) -> Vec<u8> {
     #[rustfmt::skip]
     let rows = [
         ("Max cpu time", libc::RLIMIT_CPU, "seconds"),
@@ -314,13 +333,7 @@ fn limits(_: &Files<'_>, _: i32) -> Vec<u8> {
     )
     .into_bytes();
     for (name, resource, unit) in rows {
-        let (soft, hard) = match resource {
-            libc::RLIMIT_NOFILE => (descriptors::limit().to_string(), MONITOR_FD_FLOOR.to_string()),
-            resource => {
-                let (soft, hard) = host::resource_limit(resource);
-                (show(soft), show(hard))
-            }
-        };
+        let [soft, hard] = files.guest.limit(resource).map(show);
         text.extend(format!("{name:<25} {soft:<20} {hard:<20} {unit:<10}\n").into_bytes());
     }
     text

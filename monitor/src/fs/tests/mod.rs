@@ -87,6 +87,12 @@ impl GuestInfo for Guest {
     fn user(&self) -> (u32, u32) {
         (1000, 1001)
     }
+    fn limit(&self, resource: u32) -> [u64; 2] {
+        [u64::from(resource), libc::RLIM_INFINITY]
+    }
+    fn parent(&self) -> i32 {
+        1
+    }
 }
 
 /// Runs `work` in a child process and gives what it returns.
