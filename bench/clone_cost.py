@@ -116,7 +116,7 @@ func main() {
 
 
 _RECEIPT = ("cpu_us", "run_us", "pages", "exits")
-_COLUMNS = ("p50 us", "p95 us", "CPU us", "run us", "pages", "exits", "serve us", "calls")
+_COLUMNS = ("p50 us", "p95 us", "CPU us", "run us", "pages", "exits", "serve us", "calls", "warm")
 
 
 def row(function: str, way: str, *columns: str) -> str:
@@ -159,9 +159,9 @@ class Contender:
     function: Function
     way: str
     serve: Serve
+    warm: int
     calls: int = 0
     cpu_before: float = 0.0
-    parked: int = 0
     critical: list[float] = field(default_factory=list)
     receipts: list[dict[str, float]] = field(default_factory=list)
 
@@ -224,7 +224,7 @@ def measure(function: Function, ways: Sequence[str], calls: int, place: Path) ->
             ready = serve.wait_for("ready")
             if ready["snapshot"] is None:
                 raise SystemExit(f"{function.name}: no snapshot: {ready['reason']}")
-            contenders.append(Contender(function, way, serve))
+            contenders.append(Contender(function, way, serve, ready["snapshot"]["warm_pages"]))
         for contender in contenders:
             for number in range(10):
                 contender.call(number)
@@ -237,7 +237,7 @@ def measure(function: Function, ways: Sequence[str], calls: int, place: Path) ->
         for contender in contenders:
             values = [at(contender.critical, 0.5), at(contender.critical, 0.95)]
             values += [statistics.median(receipt[key] for receipt in contender.receipts) for key in _RECEIPT]
-            values += [(contender.serve_cpu() - contender.cpu_before) / calls, len(contender.receipts)]
+            values += [(contender.serve_cpu() - contender.cpu_before) / calls, len(contender.receipts), contender.warm]
             print(row(function.name, contender.way, *(f"{value:.0f}" for value in values)))
 
 

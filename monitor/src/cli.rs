@@ -151,7 +151,7 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
                 let name = parser.value()?.string()?;
                 if !options.clones.set(&name) {
                     return Err(lexopt::Error::from(format!(
-                        "serve: --clones {name} is not one of cold, populated, touched"
+                        "serve: --clones {name} is not one of cold, populated, touched; threads, records, hybrid"
                     ))
                     .into());
                 }

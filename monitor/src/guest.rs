@@ -135,6 +135,10 @@ impl GuestInfo for Process {
             .iter()
             .find(|known| known.tid == thread)?
             .host_tid;
+        if host == 0 {
+            // It has no thread of the host yet.
+            return Some(program_name(&self.identity.exe));
+        }
         let mut name = std::fs::read(format!("/proc/self/task/{host}/comm")).ok()?;
         name.pop();
         Some(name)
@@ -175,6 +179,16 @@ impl GuestInfo for Process {
             i32::try_from(std::os::unix::process::parent_id()).unwrap_or(0)
         }
     }
+}
+
+/// What the kernel calls a process that executes `path`.
+fn program_name(path: &CStr) -> Vec<u8> {
+    let name = path
+        .to_bytes()
+        .rsplit(|byte| *byte == b'/')
+        .next()
+        .unwrap_or_default();
+    name[..name.len().min(15)].to_vec()
 }
 
 fn host_name() -> Vec<u8> {

@@ -43,8 +43,8 @@ pub fn rest(task: &Task, state: TaskState) {
     STOPPING.store(true, Ordering::Release);
     // SAFETY: getpid has no preconditions.
     let pid = unsafe { libc::getpid() };
-    while list.iter().any(|thread| thread.rested.is_none()) {
-        for thread in list.iter().filter(|thread| thread.rested.is_none()) {
+    while list.iter().any(|thread| thread.at_rest().is_none()) {
+        for thread in list.iter().filter(|thread| thread.at_rest().is_none()) {
             // SAFETY: sends a signal to a thread of this process; ESRCH for one that just ended is fine.
             unsafe { libc::syscall(libc::SYS_tgkill, pid, thread.host_tid, STOP_SIGNAL) };
         }
@@ -56,7 +56,10 @@ pub fn rest(task: &Task, state: TaskState) {
             .unwrap_or_else(PoisonError::into_inner);
     }
     STOPPING.store(false, Ordering::Release);
-    let states: Vec<TaskState> = list.iter().filter_map(|thread| thread.rested.clone()).collect();
+    let states: Vec<TaskState> = list
+        .iter()
+        .filter_map(|thread| thread.at_rest().cloned())
+        .collect();
     drop(list);
     if let Some(plan) = process.take_plan() {
         plan(process, states);

@@ -6,6 +6,7 @@ mod clock;
 mod contracts;
 mod control;
 mod doctor;
+mod dormant;
 mod errno;
 mod fs;
 mod guest;

@@ -3,10 +3,10 @@
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crate::clock;
 use crate::clock::timers::Timers;
+use crate::dormant::{Dormant, Outcome};
 use crate::errno::Errno;
 use crate::fs::Namespace;
 use crate::ledger::Ledger;
@@ -42,6 +42,23 @@ pub struct Thread {
     pub host_tid: i32,
     /// Its state, once it rests.
     pub rested: Option<TaskState>,
+    /// A thread of the snapshot that nothing has woken yet. Without a host thread `host_tid` is 0.
+    pub dormant: Option<Box<Dormant>>,
+    /// How a record that stood by goes on.
+    pub outcome: Option<Outcome>,
+}
+
+impl Thread {
+    /// A thread that runs on a host thread.
+    pub fn running(tid: i32, host_tid: i32) -> Self {
+        Self {
+            tid,
+            host_tid,
+            rested: None,
+            dormant: None,
+            outcome: None,
+        }
+    }
 }
 
 /// The threads of the process. `changed` is told whenever one comes, goes, rests.
@@ -49,6 +66,14 @@ pub struct Thread {
 pub struct Threads {
     pub list: Mutex<Vec<Thread>>,
     pub changed: Condvar,
+    /// Told when a record is started, and when a thread has found its host thread.
+    pub started: Condvar,
+    /// How many are records.
+    pub dormant: AtomicUsize,
+    /// Whether there has been more than one, though they may never have had a vCPU.
+    pub several: AtomicBool,
+    /// Records that were started, in order.
+    woken: Mutex<Vec<i32>>,
 }
 
 /// All locks of a process, so that a fork finds them free in the child.
@@ -218,27 +243,8 @@ impl Process {
 
     /// In the child of a fork: the calling thread is all there is.
     pub fn only_thread(&self, tid: i32) {
-        *self.lock_threads() = vec![Thread {
-            tid,
-            host_tid: tid,
-            rested: None,
-        }];
-    }
-
-    /// The host's number of a thread of the guest's, which may just be being made.
-    pub fn await_thread(&self, tid: i32) -> Result<i32, Errno> {
-        let mut list = self.lock_threads();
-        for _ in 0..1000 {
-            if let Some(thread) = list.iter().find(|thread| thread.tid == tid) {
-                return Ok(thread.host_tid);
-            }
-            (list, _) = self
-                .threads
-                .changed
-                .wait_timeout(list, Duration::from_millis(1))
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        Err(Errno::SRCH)
+        *self.lock_threads() = vec![Thread::running(tid, tid)];
+        self.threads.dormant.store(0, Ordering::Release);
     }
 
     /// Waits while the process is at rest.
@@ -251,6 +257,33 @@ impl Process {
                 .wait(list)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// The calling host thread is that of the guest's thread `tid`.
+    pub fn settle(&self, tid: i32) {
+        let mut list = self.lock_threads();
+        if let Some(own) = list.iter_mut().find(|thread| thread.tid == tid) {
+            own.host_tid = crate::sys::thread_id();
+        }
+        drop(list);
+        self.threads.started.notify_all();
+    }
+
+    pub fn note_woken(&self, tid: i32) {
+        self.threads
+            .woken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(tid);
+    }
+
+    /// Which records were started until now.
+    pub fn woken(&self) -> Vec<i32> {
+        self.threads
+            .woken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Ends the rest: all threads go on.
@@ -266,12 +299,13 @@ impl Process {
 
     /// A vCPU for a new thread; EAGAIN when there are too many threads (clone(2)).
     pub fn take_vcpu(&self) -> Result<Vcpu, Errno> {
-        if let Some(vcpu) = self
+        if let Some(mut vcpu) = self
             .free_vcpus
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop()
         {
+            vcpu.restart().map_err(|_| Errno::AGAIN)?;
             return Ok(vcpu);
         }
         let id = self.next_vcpu.fetch_add(1, Ordering::Relaxed);
@@ -283,7 +317,7 @@ impl Process {
 
     /// Whether there has only ever been one thread.
     pub fn is_alone(&self) -> bool {
-        self.next_vcpu.load(Ordering::Acquire) <= 1
+        self.next_vcpu.load(Ordering::Acquire) <= 1 && !self.threads.several.load(Ordering::Acquire)
     }
 
     /// Keeps the vCPU of a thread that ended: KVM never forgets one, so it is used again.

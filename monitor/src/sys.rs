@@ -25,6 +25,12 @@ fn fresh(value: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(value) })
 }
 
+/// gettid(2).
+pub fn thread_id() -> i32 {
+    // SAFETY: no preconditions.
+    unsafe { libc::gettid() }
+}
+
 /// read(2): bytes read, 0 at the end.
 pub fn read(fd: &impl AsRawFd, to: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: a live buffer with its length.

@@ -90,16 +90,18 @@ pub struct Task {
 impl Task {
     /// A task on the calling host thread.
     pub fn new(process: Arc<Process>, vcpu: Vcpu, mask: u64) -> Self {
+        let tid = crate::sys::thread_id();
+        process.lock_threads().push(Thread::running(tid, tid));
+        Self::settled(process, vcpu, mask)
+    }
+
+    /// A task on the calling host thread, which is in the list of threads.
+    pub fn settled(process: Arc<Process>, vcpu: Vcpu, mask: u64) -> Self {
         // SAFETY: gettid has no preconditions.
         let tid = unsafe { libc::gettid() };
         // SAFETY: getpid has no preconditions.
         let main = unsafe { libc::getpid() } == tid;
         host::attach(vcpu.run_page());
-        process.lock_threads().push(Thread {
-            tid,
-            host_tid: tid,
-            rested: None,
-        });
         Self {
             process,
             vcpu,
@@ -152,6 +154,17 @@ impl Task {
         self.vcpu.set_extended(&state.extended)?;
         self.vcpu.set_registers(state.registers);
         Ok(())
+    }
+
+    /// Ends the call that the thread stands before, as if it had been made.
+    pub fn end_call(&mut self, result: SysResult) {
+        self.registers.rip += SYSCALL_LENGTH;
+        self.registers.rax = match result {
+            Ok(value) => value,
+            Err(errno) => (-i64::from(errno.0)).cast_unsigned(),
+        };
+        self.until.set(None);
+        self.vcpu.set_registers(self.registers);
     }
 
     /// Lets the guest's own CPU touch the working set of a call, laid out by `Space::lay_warmer`, so that KVM knows each page

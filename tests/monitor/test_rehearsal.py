@@ -43,7 +43,7 @@ def test_a_rehearsal_leaves_nothing_but_a_working_set(program: Callable[..., Pat
 
 def test_without_warmth_there_is_no_rehearsal(program: Callable[..., Path], tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", root_of(tmp_path, program("rehearsed")), ["/main"])
-    with Serve(bundle, tmp_path, "--clones", "cold", pool=1) as serve:
+    with Serve(bundle, tmp_path, "--clones", "cold", "--clones", "threads", pool=1) as serve:
         assert serve.wait_for("ready")["snapshot"]["warm_pages"] == 0
         assert serve.call("c").body == b"gets 0 posts 1 sum 448"
 

@@ -18,6 +18,12 @@ pub struct Until {
 }
 
 impl Until {
+    /// The time from now.
+    pub fn left(&self) -> std::time::Duration {
+        let now = read(libc::CLOCK_MONOTONIC).map_or(0, nanoseconds);
+        std::time::Duration::from_nanos(u64::try_from(self.at.saturating_sub(now)).unwrap_or(0))
+    }
+
     fn is_of(&self, task: &Task) -> bool {
         (self.instruction, self.stack) == (task.registers.rip, task.registers.rsp)
     }

@@ -77,7 +77,9 @@ impl Parent {
 
     fn rehearses(&self) -> bool {
         let clones = self.world.as_ref().map(|world| world.options.clones);
-        clones.is_some_and(|clones| clones.warmth > super::Warmth::Cold)
+        clones.is_some_and(|clones| {
+            clones.warmth > super::Warmth::Cold || clones.waiting == super::Waiting::Hybrid
+        })
     }
 
     pub(super) fn scratch(&self) -> std::path::PathBuf {

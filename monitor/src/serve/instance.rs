@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::channel::Message;
 use super::child::{self, Remaining, Setup, Streams};
-use super::{Launch, Warmth, World, rehearsal};
+use super::{Launch, Waiting, Warmth, World, rehearsal};
 use crate::bundle::Contract;
 use crate::clock;
 use crate::contracts::{self, Ending, ExitNotice, Kontain, KontainLimits, StdinPipes, envelope, run_stdin};
 use crate::control::{Cause, InstanceId};
+use crate::dormant::{self, Dormant};
 use crate::errno::Errno;
 use crate::fs::Files;
 use crate::guest;
@@ -23,10 +24,10 @@ use crate::jail::{Jail, Phase};
 use crate::lifecycle::end_process;
 use crate::memory::space::Space;
 use crate::network::sockets::Sockets;
-use crate::process::{Identity, Parts, Process};
+use crate::process::{Identity, Parts, Process, Thread};
 use crate::signals::{Actions, host, mirror_action};
 use crate::snapshot::{Snapshot, descriptors};
-use crate::task::Task;
+use crate::task::{Task, TaskState};
 use crate::working_set::WorkingSet;
 
 /// Largest request of the contract `kontain`, bytes; the server has a limit of its own before it.
@@ -70,36 +71,17 @@ fn run_clone(
         Err(why) => setup.fail(&format!("a clone could not be made: {why}")),
     };
     process.resting.store(true, Ordering::Release);
-    let mut main = None;
-    for state in &snapshot.threads {
-        let mut vcpu = match process.take_vcpu() {
-            Ok(vcpu) => vcpu,
-            Err(errno) => setup.fail(&format!("vCPU: {errno}")),
-        };
-        if vcpu.id == 0 {
-            clock::begin(&mut vcpu);
+    let mut main = match first_thread(&process, snapshot) {
+        Ok(main) => main,
+        Err(why) => setup.fail(&why),
+    };
+    for state in snapshot.threads.iter().filter(|state| !state.main) {
+        if let Err(why) = other_thread(&process, state, remaining.options.clones.waiting, set) {
+            setup.fail(&why);
         }
-        if state.main {
-            let mut task = Task::new(process.clone(), vcpu, state.mask);
-            if let Err(error) = task.restore(state) {
-                setup.fail(&format!("the main thread: {error}"));
-            }
-            main = Some(task);
-            continue;
-        }
-        let (process, state) = (process.clone(), state.clone());
-        let spawned = contracts::spawn("guest", move || {
-            let mut task = Task::new(process.clone(), vcpu, state.mask);
-            if task.restore(&state).is_err() {
-                end_process(70);
-            }
-            process.await_release();
-            task.run();
-            task.finish();
-        });
-        if spawned.is_err() {
-            setup.fail("a thread could not be made");
-        }
+    }
+    if let Err(errno) = process.watch_dormant() {
+        setup.fail(&format!("a thread: {errno}"));
     }
     if let Some(set) = set
         && remaining.options.clones.warmth == Warmth::Touched
@@ -115,6 +97,8 @@ fn run_clone(
     if let Err(errno) = snapshot.resume_timers(&process) {
         setup.fail(&format!("a clone could not be made: timers: {errno}"));
     }
+    // Before the warden: the call's connection may have made a set ready.
+    process.look_after_dormant();
     process.release();
     match main {
         Some(mut task) => {
@@ -126,6 +110,55 @@ fn run_clone(
             std::thread::park();
         },
     }
+}
+
+/// The first vCPU, with the main thread if the program still has it.
+fn first_thread(process: &Arc<Process>, snapshot: &Snapshot) -> Result<Option<Task>, String> {
+    let mut vcpu = process.take_vcpu().map_err(|errno| format!("vCPU: {errno}"))?;
+    clock::begin(&mut vcpu);
+    let Some(state) = snapshot.threads.iter().find(|state| state.main) else {
+        process.give_vcpu(vcpu);
+        return Ok(None);
+    };
+    let mut task = Task::new(process.clone(), vcpu, state.mask);
+    task.restore(state)
+        .map_err(|error| format!("the main thread: {error}"))?;
+    Ok(Some(task))
+}
+
+/// Another thread: a record if it waits.
+fn other_thread(
+    process: &Arc<Process>,
+    state: &TaskState,
+    waiting: Waiting,
+    set: Option<&WorkingSet>,
+) -> Result<(), String> {
+    let vcpu = || process.take_vcpu().map_err(|errno| format!("vCPU: {errno}"));
+    let dormant = match waiting {
+        Waiting::Threads => None,
+        Waiting::Records | Waiting::Hybrid => Dormant::of(state),
+    };
+    if let Some(dormant) = dormant {
+        let woken = set.is_some_and(|set| set.woken.contains(&state.tid));
+        let ready = if waiting == Waiting::Hybrid && woken {
+            Some(vcpu()?)
+        } else {
+            None
+        };
+        return process
+            .add_dormant(dormant, ready)
+            .map_err(|errno| format!("a thread: {errno}"));
+    }
+    let (process, state, vcpu) = (process.clone(), state.clone(), vcpu()?);
+    // In the list before the call, whenever the host runs it first.
+    process.lock_threads().push(Thread::running(state.tid, 0));
+    let spawned = contracts::spawn("guest", move || {
+        let mut task = dormant::awake(&process, Some(vcpu), &state);
+        process.await_release();
+        task.run();
+        task.finish();
+    });
+    spawned.map(|_| ()).map_err(|error| format!("a thread: {error}"))
 }
 
 /// Lets the guest touch what its call will.

@@ -55,15 +55,28 @@ pub enum Warmth {
     Touched,
 }
 
+/// What threads that wait are in a clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// Threads like the others.
+    Threads,
+    /// Records, until something wakes them.
+    Records,
+    /// Records; those that the rehearsal saw woken have a host thread and a vCPU.
+    Hybrid,
+}
+
 /// How clones are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Clones {
     pub warmth: Warmth,
+    pub waiting: Waiting,
 }
 
 impl Clones {
     pub const DEFAULT: Self = Self {
         warmth: Warmth::Touched,
+        waiting: Waiting::Hybrid,
     };
 
     /// Changes what `name` is about; false if it is no name.
@@ -72,6 +85,9 @@ impl Clones {
             "cold" => self.warmth = Warmth::Cold,
             "populated" => self.warmth = Warmth::Populated,
             "touched" => self.warmth = Warmth::Touched,
+            "threads" => self.waiting = Waiting::Threads,
+            "records" => self.waiting = Waiting::Records,
+            "hybrid" => self.waiting = Waiting::Hybrid,
             _ => return false,
         }
         true

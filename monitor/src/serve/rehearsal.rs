@@ -52,8 +52,7 @@ pub fn call(
     sys::write(&caller, request)?;
     let (set, told) = (File::from(set), setup.teller()?);
     process.set_at_end(Box::new(move |process| {
-        let woken = Vec::new();
-        let touched = WorkingSet::collect(&process.lock_space(), pagemap.as_ref(), woken);
+        let touched = WorkingSet::collect(&process.lock_space(), pagemap.as_ref(), process.woken());
         if touched.save(&set).is_ok() {
             told.tell(&Message::Rehearsed, None);
         }

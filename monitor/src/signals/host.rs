@@ -230,6 +230,44 @@ pub unsafe fn call(number: libc::c_long, args: [u64; 6]) -> crate::errno::SysRes
     CELL.with(|cell| unsafe { host::interruptible(&cell.pending, number, args) })
 }
 
+/// poll(2) that a signal ends also if it came just before. `patience` in milliseconds.
+pub fn poll(polls: &mut [libc::pollfd], patience: i32) -> crate::errno::SysResult {
+    let args = [
+        polls.as_mut_ptr() as u64,
+        polls.len() as u64,
+        i64::from(patience).cast_unsigned(),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: a live slice with its length.
+    unsafe { call(libc::SYS_poll, args) }
+}
+
+/// Sends a signal that this thread has taken on: to a thread of this process, or to the process.
+pub fn send_again(to: Option<i32>, signal: i32, info: &Info) {
+    // SAFETY: a siginfo of the kernel's; the process may send itself any.
+    unsafe {
+        let own = libc::getpid();
+        match to {
+            Some(thread) => libc::syscall(libc::SYS_rt_tgsigqueueinfo, own, thread, signal, info.as_ptr()),
+            None => libc::syscall(libc::SYS_rt_sigqueueinfo, own, signal, info.as_ptr()),
+        }
+    };
+}
+
+/// Sends the calling thread a signal: as its own process does, or with what `info` says.
+pub fn send_self(signal: i32, info: Option<&Info>) {
+    let thread = crate::sys::thread_id();
+    match info {
+        Some(info) => send_again(Some(thread), signal, info),
+        // SAFETY: a signal of this thread to itself.
+        None => unsafe {
+            libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal);
+        },
+    }
+}
+
 extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let context: *mut libc::ucontext_t = context.cast();
     // SAFETY: the kernel passes valid pointers to SA_SIGINFO handlers.

@@ -14,6 +14,7 @@ mod io;
 
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -86,13 +87,13 @@ impl Snapshot {
     /// Lets the timers of a clone run.
     ///
     /// Preconditions: its clocks go on, its descriptors are there, its threads are being made.
-    pub fn resume_timers(&self, process: &Process) -> Result<(), Errno> {
+    pub fn resume_timers(&self, process: &Arc<Process>) -> Result<(), Errno> {
         let mut timers = process.lock_timers();
         let main = self.threads.iter().find(|thread| thread.main);
         timers.resume(&self.timers, |tid| match main {
             // The main thread's number is the process's, on the host.
             Some(main) if main.tid == tid => i32::try_from(std::process::id()).map_err(|_| Errno::SRCH),
-            _ => process.await_thread(tid),
+            _ => process.host_thread(tid),
         })?;
         let mut clocks = std::collections::HashMap::new();
         for descriptor in &self.descriptors {

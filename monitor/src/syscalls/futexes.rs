@@ -2,10 +2,14 @@
 //! addresses of the guest.
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
+use crate::dormant::Waking;
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
+use crate::process::Process;
 use crate::task::Task;
 
 const AREA: &str = "threads";
@@ -40,8 +44,9 @@ const HEAD: u64 = 24;
 const LOCKS_MAX: usize = 2048;
 
 /// Implements futex(2).
-fn futex(task: &mut Task, [word, operation, value, timeout, second, value3]: Args) -> SysResult {
+fn futex(task: &mut Task, [word, operation, value, timeout, second_word, value3]: Args) -> SysResult {
     const WAIT_BITSET: i32 = 9;
+    const WAKE_BITSET: i32 = 10;
     const WAIT_REQUEUE_PI: i32 = 11;
     const LOCK_PI2: i32 = 13;
     let command = int(operation) & 0x7f;
@@ -82,14 +87,32 @@ fn futex(task: &mut Task, [word, operation, value, timeout, second, value3]: Arg
             | WAIT_REQUEUE_PI
             | libc::FUTEX_CMP_REQUEUE_PI
     );
-    let second = if needs_second { access::word(second)? } else { 0 };
-    // SAFETY: two words of guest memory and a local timeout; unknown commands do not come here.
-    unsafe {
-        task.host(
-            libc::SYS_futex,
-            [address, operation, value, fourth, second, value3],
-        )
-    }
+    let second = if needs_second {
+        access::word(second_word)?
+    } else {
+        0
+    };
+    let host = |woken: u64| {
+        let value = if woken > 0 { value - woken } else { value };
+        // SAFETY: two words of guest memory and a local timeout; unknown commands do not come here.
+        unsafe {
+            task.host(
+                libc::SYS_futex,
+                [address, operation, value, fourth, second, value3],
+            )
+        }
+    };
+    let waking = match command {
+        libc::FUTEX_WAKE | WAKE_BITSET => Waking::Some {
+            word,
+            most: u64::try_from(int(value)).unwrap_or(0).max(1),
+            bits: if command == WAKE_BITSET { value3 } else { u64::MAX },
+        },
+        libc::FUTEX_REQUEUE | libc::FUTEX_CMP_REQUEUE | libc::FUTEX_CMP_REQUEUE_PI => Waking::All([word, 0]),
+        libc::FUTEX_WAKE_OP => Waking::All([word, second_word]),
+        _ => return host(0),
+    };
+    task.process.wake(&waking, host)
 }
 
 /// Implements set_robust_list(2).
@@ -148,7 +171,7 @@ fn give_up_lock(task: &Task, entry: u64, offset: u64, pending: bool) -> Result<(
     loop {
         let word: u32 = access::read(address)?;
         if pending && !inherits && word == 0 {
-            return wake_one(address);
+            return wake_one(&task.process, address);
         }
         if word & libc::FUTEX_TID_MASK != task.tid.unsigned_abs() {
             return Ok(());
@@ -157,7 +180,7 @@ fn give_up_lock(task: &Task, entry: u64, offset: u64, pending: bool) -> Result<(
         if access::exchange(address, word, dead)? == word {
             // Who waits for one that inherits is woken by the kernel when the host's thread ends.
             return if word & libc::FUTEX_WAITERS != 0 && !inherits {
-                wake_one(address)
+                wake_one(&task.process, address)
             } else {
                 Ok(())
             };
@@ -165,9 +188,18 @@ fn give_up_lock(task: &Task, entry: u64, offset: u64, pending: bool) -> Result<(
     }
 }
 
-fn wake_one(address: u64) -> Result<(), Errno> {
+/// Wakes one who waits at a word.
+pub fn wake_one(process: &Arc<Process>, address: u64) -> Result<(), Errno> {
     let word = access::word(address)?;
-    // SAFETY: FUTEX_WAKE on a word of guest memory.
-    unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1, 0, 0, 0) };
+    let one = Waking::Some {
+        word: address,
+        most: 1,
+        bits: u64::MAX,
+    };
+    process.wake(&one, |_| {
+        // SAFETY: FUTEX_WAKE on a word of guest memory.
+        unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1, 0, 0, 0) };
+        Ok(0)
+    })?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
+use crate::dormant::Sent;
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
 use crate::signals::frame;
@@ -267,13 +268,8 @@ fn kill(task: &mut Task, [pid, signal, ..]: Args) -> SysResult {
 
 /// The host's number of a thread that the guest names.
 pub fn host_thread(task: &Task, tid: u64) -> Result<u64, Errno> {
-    let tid = int(tid);
-    let threads = task.process.lock_threads();
-    let thread = threads
-        .iter()
-        .find(|thread| thread.tid == tid)
-        .ok_or(Errno::SRCH)?;
-    Ok(u64::from(thread.host_tid.unsigned_abs()))
+    let thread = task.process.host_thread(int(tid))?;
+    Ok(u64::from(thread.unsigned_abs()))
 }
 
 /// A siginfo of the guest's, for itself: it may say anything.
@@ -309,7 +305,10 @@ fn rt_tgsigqueueinfo(task: &mut Task, [pid, tid, signal, info, ..]: Args) -> Sys
     if int(pid) != unsafe { libc::getpid() } {
         return Err(Errno::SRCH);
     }
-    let tid = host_thread(task, tid)?;
+    let Sent::To(tid) = task.process.signal_thread(int(tid), signal, Some(&info))? else {
+        return Ok(0);
+    };
+    let tid = u64::from(tid.unsigned_abs());
     // SAFETY: a local siginfo.
     unsafe {
         task.host(
@@ -335,7 +334,10 @@ fn tgkill(task: &mut Task, [pid, tid, signal, ..]: Args) -> SysResult {
     if int(pid) != unsafe { libc::getpid() } {
         return Err(Errno::SRCH);
     }
-    let tid = host_thread(task, tid)?;
+    let Sent::To(tid) = task.process.signal_thread(int(tid), signal, None)? else {
+        return Ok(0);
+    };
+    let tid = u64::from(tid.unsigned_abs());
     // SAFETY: no pointers.
     unsafe { task.host(libc::SYS_tgkill, [pid, tid, signal, 0, 0, 0]) }
 }

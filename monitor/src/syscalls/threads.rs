@@ -3,13 +3,15 @@
 //! One guest thread is one host thread with a vCPU. Futexes are the host's: the word lies at the shifted address.
 #![allow(unsafe_code)]
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
+use super::futexes::wake_one;
 use super::memory::int;
 use super::processes::{Request, clone_process};
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
+use crate::process::Process;
 use crate::signals::host;
 use crate::task::{Flow, Task};
 use crate::vm::layout::PAGE;
@@ -200,19 +202,16 @@ impl Task {
         process.lock_threads().retain(|thread| thread.tid != self.tid);
         process.threads.changed.notify_all();
         process.give_vcpu(self.vcpu);
-        clear_and_wake(self.clear_tid);
+        clear_and_wake(&process, self.clear_tid);
     }
 }
 
 /// What the kernel does with the word of CLONE_CHILD_CLEARTID when a thread has ended.
-fn clear_and_wake(address: u64) {
+fn clear_and_wake(process: &Arc<Process>, address: u64) {
     if address == 0 || access::write(address, &0u32).is_err() {
         return;
     }
-    if let Ok(word) = access::word(address) {
-        // SAFETY: FUTEX_WAKE on a word of guest memory.
-        unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1, 0, 0, 0) };
-    }
+    let _ = wake_one(process, address);
 }
 
 /// Implements execveat(2) as a kernel without it.
@@ -274,7 +273,7 @@ impl Task {
             .lock_threads()
             .retain(|thread| thread.tid != self.tid);
         self.process.threads.changed.notify_all();
-        clear_and_wake(self.clear_tid);
+        clear_and_wake(&self.process, self.clear_tid);
         loop {
             std::thread::park();
         }

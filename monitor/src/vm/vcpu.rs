@@ -157,6 +157,13 @@ impl Vcpu {
         self.fd.get_tsc_khz().ok().map(u64::from)
     }
 
+    /// Ring 3 again, for another thread: the one before left in a system call, on hardware in ring 0.
+    pub fn restart(&mut self) -> Result<(), KvmError> {
+        let mut sregs = self.fd.get_sregs().map_err(ioctl_error("KVM_GET_SREGS"))?;
+        set_long_mode(&mut sregs, self.id);
+        self.fd.set_sregs(&sregs).map_err(ioctl_error("KVM_SET_SREGS"))
+    }
+
     /// The shared page, for the host signal handler's `immediate_exit`.
     pub fn run_page(&self) -> *mut kvm_run {
         self.run
