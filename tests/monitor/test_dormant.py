@@ -37,10 +37,10 @@ def test_a_thread_that_waits_is_woken_by_whatever_wakes_it(program: Callable[...
         assert ready["snapshot"] is not None, ready["reason"]
         assert ready["snapshot"]["threads"] == 11
         for turn in range(4):
-            for path in ANSWERS:
+            for path, expected in ANSWERS.items():
                 call = f"{turn}{path.replace('/', '-')}"
                 answer = serve.call(call, path=path)
-                assert answer.body.decode() == ANSWERS[path], (path, answer, serve.ended(call))
+                assert answer.body.decode() == expected, (path, answer, serve.ended(call))
             if way != "threads":
                 assert serve.call(f"{turn}-counts", path="/counts").body == b"wrong 0 right 1 zero 1 nobody 0"
 
