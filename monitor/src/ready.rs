@@ -7,9 +7,10 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::bundle::Contract;
+use crate::clock::settling::Settling;
 use crate::errno::Errno;
 
 /// What a thread is about to wait for.
@@ -34,6 +35,7 @@ pub struct Ready {
     listeners: Mutex<HashSet<i32>>,
     /// Epoll sets with the descriptors of interest in them.
     sets: Mutex<HashSet<(i32, i32)>>,
+    pub settling: Settling,
 }
 
 impl Ready {
@@ -45,6 +47,7 @@ impl Ready {
             reached: AtomicBool::new(false),
             listeners: Mutex::default(),
             sets: Mutex::default(),
+            settling: Settling::default(),
         }
     }
 
@@ -65,8 +68,15 @@ impl Ready {
     }
 
     /// To be called before a call that would wait. `Err(RESTART)` at the moment.
-    pub fn before(&self, wait: &Wait<'_>) -> Result<(), Errno> {
+    pub fn before(self: &Arc<Self>, wait: &Wait<'_>) -> Result<(), Errno> {
         if !self.active.load(Ordering::Acquire) || !self.is_moment(wait) {
+            return Ok(());
+        }
+        if matches!(wait, Wait::OpenRequest) {
+            self.settling.sit_out()?;
+        }
+        let ready = self.clone();
+        if self.settling.puts_off(move || ready.settling.end()) {
             return Ok(());
         }
         self.reached.store(true, Ordering::Release);

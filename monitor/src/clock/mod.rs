@@ -9,6 +9,7 @@
 //! `HORIZON` the vDSO asks by system call: a guest that only computes is corrected then.
 
 mod page;
+pub mod settling;
 pub mod timers;
 pub mod waiting;
 

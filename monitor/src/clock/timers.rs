@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -76,7 +77,7 @@ fn told_by(clock: i32) -> i32 {
 }
 
 /// Whether a clock counts the time of processors.
-fn is_processor_time(clock: i32) -> bool {
+pub fn is_processor_time(clock: i32) -> bool {
     clock < 0 || clock == libc::CLOCK_PROCESS_CPUTIME_ID || clock == libc::CLOCK_THREAD_CPUTIME_ID
 }
 
@@ -279,6 +280,26 @@ impl Timers {
             .unwrap_or(libc::CLOCK_MONOTONIC)
     }
 
+    /// The longest time, up to `most`, that a timer still runs which does not count the time of processors.
+    pub fn longest(&self, most: Duration) -> Duration {
+        let process = self
+            .timers
+            .values()
+            .filter(|timer| !is_processor_time(timer.clock))
+            .filter_map(|timer| gettime(timer.host).ok());
+        let descriptors = self.descriptors.keys().filter_map(|fd| descriptor_time(*fd).ok());
+        let interval = interval_timer(libc::ITIMER_REAL).ok().into_iter();
+        let interval =
+            interval.map(|[every, [seconds, microseconds]]| [every, [seconds, microseconds * 1000]]);
+        process
+            .chain(descriptors)
+            .chain(interval)
+            .map(|[_, left]| Duration::from_nanos(u64::try_from(nanoseconds(left)).unwrap_or(0)))
+            .filter(|left| *left <= most)
+            .max()
+            .unwrap_or_default()
+    }
+
     // ------------------------------------------------------------------ snapshots
 
     /// What is left of each timer at `stop`.
@@ -352,6 +373,14 @@ impl Timers {
     }
 }
 
+/// timerfd_gettime(2).
+fn descriptor_time(fd: i32) -> Result<Setting, Errno> {
+    let mut setting: Setting = [[0; 2]; 2];
+    // SAFETY: a live itimerspec.
+    from_libc(unsafe { libc::syscall(libc::SYS_timerfd_gettime, fd, &raw mut setting) })?;
+    Ok(setting)
+}
+
 /// getitimer(2): interval and value, in seconds and microseconds.
 fn interval_timer(which: i32) -> Result<Setting, Errno> {
     let mut setting: Setting = [[0; 2]; 2];
@@ -388,11 +417,9 @@ impl Descriptor {
         stop: &Frozen,
         fields: impl Fn(i32, &str) -> Option<String>,
     ) -> Result<Self, String> {
-        let mut setting: Setting = [[0; 2]; 2];
         // Counts what has expired, and winds a periodic timer up again: to be asked before the kernel's own words.
-        // SAFETY: a live itimerspec.
-        from_libc(unsafe { libc::syscall(libc::SYS_timerfd_gettime, fd, &raw mut setting) })
-            .map_err(|errno| format!("a timerfd that cannot be asked: {errno}"))?;
+        let setting =
+            descriptor_time(fd).map_err(|errno| format!("a timerfd that cannot be asked: {errno}"))?;
         let number = |name: &str| {
             let text = fields(fd, name)?;
             let digits = text.strip_prefix('0').filter(|rest| !rest.is_empty());

@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SECOND, Time, nanoseconds, read, time};
+use super::timers::is_processor_time;
+use super::{SECOND, Time, nanoseconds, read, time, to_host};
 use crate::signals::host;
 use crate::task::Task;
 
@@ -44,17 +45,33 @@ impl Task {
         if let Some(until) = again {
             return time(until.at.saturating_sub(now).max(0));
         }
+        self.waits_until(now.saturating_add(nanoseconds(wanted)));
+        wanted
+    }
+
+    /// The moment of the guest's `clock` until which the call in hand may wait, as the host counts it.
+    pub fn moment(&self, clock: i32, at: Time) -> Time {
+        if self.process.ready.is_awaited() && !is_processor_time(clock) {
+            let now = |clock| read(clock).map_or(0, nanoseconds);
+            let left = nanoseconds(at).saturating_sub(now(clock));
+            self.waits_until(now(libc::CLOCK_MONOTONIC).saturating_add(left));
+        }
+        to_host(clock, at)
+    }
+
+    fn waits_until(&self, at: i64) {
         self.until.set(Some(Until {
-            at: now.saturating_add(nanoseconds(wanted)),
+            at,
             instruction: self.registers.rip,
             stack: self.registers.rsp,
         }));
-        wanted
+        self.process.ready.settling.waits(self.tid, at);
     }
 
     /// The call in hand is over, or will be made again.
     pub fn waited(&self, again: bool) {
         let Some(until) = self.until.get() else { return };
+        self.process.ready.settling.waited(self.tid);
         let stopped = again && (host::pending() == host::STOP || self.process.ready.reached());
         if until.is_of(self) && !stopped {
             self.until.set(None);

@@ -42,6 +42,12 @@ pub fn run(mut world: World, setup: Setup, jail: &Jail) -> ! {
         }
     };
     crate::signals::host::keep_stoppable();
+    let timers = process.clone();
+    process.ready.settling.allow(
+        Box::new(move |most| timers.lock_timers().longest(most)),
+        // A program that is late already is not held up much longer.
+        remaining.options.ready_timeout / 4,
+    );
     process.set_plan(Box::new(move |process, threads| {
         // The ends that keep the program's input open live until here.
         let _streams = streams;

@@ -64,7 +64,7 @@ fn futex(task: &mut Task, [word, operation, value, timeout, second_word, value3]
         Some(if command == libc::FUTEX_WAIT {
             task.time_left(limit)
         } else {
-            crate::clock::to_host(clock, limit)
+            task.moment(clock, limit)
         })
     } else {
         None

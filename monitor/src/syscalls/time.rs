@@ -6,6 +6,7 @@ use super::memory::int;
 use super::signals::host_thread;
 use super::{Args, Entry, Level, entry};
 use crate::clock;
+use crate::clock::timers::is_processor_time;
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
 use crate::task::Task;
@@ -121,10 +122,12 @@ fn nanosleep(task: &mut Task, [wanted, left, ..]: Args) -> SysResult {
 fn clock_nanosleep(task: &mut Task, [clock, flags, wanted, left, ..]: Args) -> SysResult {
     let wanted: Pair = access::read(wanted)?;
     let clock = register(host_clock(task, int(clock))?);
-    let mut wanted = if int(flags) & libc::TIMER_ABSTIME == 0 {
+    let mut wanted = if is_processor_time(int(clock)) {
+        wanted
+    } else if int(flags) & libc::TIMER_ABSTIME == 0 {
         task.time_left(wanted)
     } else {
-        clock::to_host(int(clock), wanted)
+        task.moment(int(clock), wanted)
     };
     let mut rest: Pair = [0; 2];
     let rest_address = local(&mut rest);

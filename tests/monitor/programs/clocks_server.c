@@ -244,6 +244,50 @@ static void show_timers(void) {
     say("wrong %d\n", wrong_number + wrong_thread);
 }
 
+// ---------------------------------------------------------------------- short timers
+
+// Started before the program is ready, to be over when the snapshot is taken.
+static volatile int slept, rung, read_once, beats;
+
+static void *sleep_shortly(void *argument) {
+    struct timespec t = spec(SECOND * 7 / 10);
+    (void)argument;
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL);
+    slept = 1;
+    return NULL;
+}
+static void *beat(void *argument) {
+    for (;;) {
+        usleep(100000);
+        beats++;
+    }
+    return argument;
+}
+static void *read_shortly(void *argument) {
+    unsigned long count;
+    int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    struct itimerspec soon = setting(SECOND * 6 / 10, 0);
+    timerfd_settime(fd, 0, &soon, NULL);
+    *(volatile int *)argument = 1;
+    if (read(fd, &count, 8) == 8) read_once = 1;
+    return NULL;
+}
+static void on_ring(int signal) { rung += signal == SIGALRM; }
+
+static void begin_short(void) {
+    volatile int armed = 0;
+    pthread_t thread;
+    struct itimerval soon = {{0, 0}, {0, 500000}};
+    signal(SIGALRM, on_ring);
+    pthread_create(&thread, NULL, beat, NULL);
+    pthread_create(&thread, NULL, read_shortly, (void *)&armed);
+    while (!armed) usleep(1000);
+    pthread_create(&thread, NULL, sleep_shortly, NULL);
+    setitimer(ITIMER_REAL, &soon, NULL);
+}
+
+static void show_short(void) { say("slept %d\nrung %d\nread %d\nbeats %d\n", slept, rung, read_once, beats); }
+
 // What cannot be carried into a clone.
 static void make_thread_time_timer(void) {
     int number;
@@ -305,6 +349,7 @@ static void serve(int connection) {
     if (!strcmp(path, "/clocks")) show_clocks();
     if (!strcmp(path, "/waits")) show_waits();
     if (!strcmp(path, "/timers")) show_timers();
+    if (!strcmp(path, "/short")) show_short();
     int headed = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", length);
     if (write(connection, head, headed) != headed || write(connection, body, length) != length) _exit(9);
     close(connection);
@@ -322,6 +367,7 @@ int main(int argc, char **argv) {
         nanosleep(&part, NULL);
     }
     if (!strcmp(mode, "timers")) set_timers();
+    if (!strcmp(mode, "short")) begin_short();
     if (!strcmp(mode, "thread-time")) make_thread_time_timer();
     if (!strcmp(mode, "pending")) make_pending_signal();
     note_clocks();
