@@ -19,7 +19,7 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -239,6 +239,21 @@ impl Storage {
             // The kernel refuses what has no size.
             None => make(),
         }
+    }
+
+    /// Takes what was made before the guest runs into the account: so many names, and these files.
+    pub fn adopt(&self, names: u64, files: &[OwnedFd]) -> Result<(), Errno> {
+        let mut state = self.lock();
+        let steady = descriptors::steady();
+        state.names += names;
+        state.used += names;
+        for file in files {
+            let file = File::of(file.as_fd())?;
+            state.note(&file, &steady);
+            // Whether it is mapped, the snapshot knows and this account does not.
+            state.mapped.insert(file.key);
+        }
+        Ok(())
     }
 
     /// The guest is about to send descriptors through a socket.

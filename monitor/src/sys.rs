@@ -56,6 +56,43 @@ pub fn ids() -> (u32, u32) {
     unsafe { (libc::geteuid(), libc::getegid()) }
 }
 
+/// pwrite(2).
+pub fn write_at(fd: &impl AsRawFd, from: &[u8], offset: u64) -> Result<usize, Errno> {
+    let offset = i64::try_from(offset).map_err(|_| Errno(libc::EFBIG))?;
+    // SAFETY: a live buffer with its length.
+    count(unsafe { libc::pwrite(fd.as_raw_fd(), from.as_ptr().cast(), from.len(), offset) })
+}
+
+/// ftruncate(2).
+pub fn set_length(fd: &impl AsRawFd, length: u64) -> Result<(), Errno> {
+    let length = i64::try_from(length).map_err(|_| Errno(libc::EFBIG))?;
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::ftruncate(fd.as_raw_fd(), length) })?;
+    Ok(())
+}
+
+/// The next range of a file at or after `from` that is no hole, by lseek(2), which moves the position; `None` when only holes follow.
+pub fn next_content(fd: &impl AsRawFd, from: u64) -> Result<Option<(u64, u64)>, Errno> {
+    let seek = |offset: u64, whence| {
+        let offset = i64::try_from(offset).map_err(|_| Errno(libc::EFBIG))?;
+        // SAFETY: no pointers.
+        from_libc(unsafe { libc::lseek(fd.as_raw_fd(), offset, whence) })
+    };
+    match seek(from, libc::SEEK_DATA) {
+        Ok(start) => Ok(Some((start, seek(start, libc::SEEK_HOLE)?))),
+        Err(Errno(libc::ENXIO)) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Sets when a file was last read and changed: futimens(3).
+pub fn set_times(fd: &impl AsRawFd, time: libc::timespec) -> Result<(), Errno> {
+    let times = [time, time];
+    // SAFETY: two live timespecs.
+    from_libc(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) })?;
+    Ok(())
+}
+
 /// recv(2).
 pub fn receive(fd: &impl AsRawFd, to: &mut [u8], flags: i32) -> Result<usize, Errno> {
     // SAFETY: a live buffer with its length.
@@ -133,6 +170,26 @@ pub fn eventfd() -> Result<OwnedFd, Errno> {
 pub fn memory_file(name: &CStr) -> Result<OwnedFd, Errno> {
     // SAFETY: a C string that lives.
     fresh(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })
+}
+
+/// A memory file that can be sealed, closed on exec.
+pub fn sealable_file(name: &CStr) -> Result<OwnedFd, Errno> {
+    // SAFETY: a C string that lives.
+    fresh(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) })
+}
+
+/// What can no more be done with a memory file: fcntl(2), F_GET_SEALS.
+pub fn seals(fd: &impl AsRawFd) -> Result<i32, Errno> {
+    // SAFETY: no pointers.
+    let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+    if seals < 0 { Err(Errno::last()) } else { Ok(seals) }
+}
+
+/// F_ADD_SEALS.
+pub fn add_seals(fd: &impl AsRawFd, seals: i32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+    Ok(())
 }
 
 /// socketpair(2) of unix sockets, closed on exec.

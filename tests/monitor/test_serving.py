@@ -235,18 +235,6 @@ def test_a_program_that_cannot_be_run_is_named(tmp_path: Path, content: bytes | 
         assert told in failed["message"]
 
 
-@pytest.mark.parametrize(("mode", "told"), [("tmp", "/tmp")])
-def test_what_a_clone_would_not_have_refuses_the_snapshot(server_root: Path, tmp_path: Path, mode: str, told: str) -> None:
-    bundle = make_bundle(tmp_path / "bundle", server_root, ["/server", mode])
-    with Serve(bundle, tmp_path) as serve:
-        ready = serve.wait_for("ready")
-        assert ready["snapshot"] is None
-        assert told in ready["reason"]
-        answers = [serve.call(f"c-{number}") for number in range(3)]
-        assert [answer.body for answer in answers] == [b"1"] * 3
-        assert len({answer.instance for answer in answers}) == 3
-
-
 def test_drain_lets_calls_end_and_takes_no_more(serve: Serve) -> None:
     with serve.connect() as connection:
         connection.sendall(b"MAYFLY/1 last 1000 -\nGET /sleep HTTP/1.1\r\nHost: f\r\n\r\n")

@@ -19,6 +19,7 @@
 pub mod descriptors;
 
 mod attributes;
+pub mod carrying;
 mod entries;
 mod host;
 mod mounts;
@@ -32,7 +33,7 @@ mod synthetic;
 mod tests;
 
 pub use attributes::truncate;
-pub use host::{bytes_of_stat, bytes_of_statx, guest_descriptor};
+pub use host::{bytes_of_stat, bytes_of_statx, guest_descriptor, random};
 pub use mounts::{Access, Purpose, SpecialFile};
 pub use namespace::{Builder, Files, GuestInfo, Namespace, NoGuest, Region};
 pub use opening::OpenRequest;

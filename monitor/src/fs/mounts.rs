@@ -194,22 +194,13 @@ impl Mount {
         matches!(self.source, Source::Scratch(_))
     }
 
-    /// Whether this is a private directory with something in it.
-    pub(super) fn is_occupied_scratch(&self) -> bool {
+    /// The root of a private directory that has been made.
+    pub(super) fn made_scratch(&self) -> Option<BorrowedFd<'_>> {
         let Source::Scratch(scratch) = &self.source else {
-            return false;
+            return None;
         };
         let known = scratch.root.load(Ordering::Acquire);
-        if known < 0 {
-            return false;
-        }
-        let list = host::open(
-            borrow_for(scratch, known),
-            c".",
-            libc::O_RDONLY | libc::O_DIRECTORY,
-        );
-        list.and_then(host::names)
-            .is_ok_and(|names| names.iter().any(|name| name != b"." && name != b".."))
+        (known >= 0).then(|| borrow_for(scratch, known))
     }
 
     pub(super) fn is_directory(&self) -> bool {

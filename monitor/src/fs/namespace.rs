@@ -386,14 +386,6 @@ impl Namespace {
         self.mounts.of(path).is_ok_and(Mount::is_scratch)
     }
 
-    /// The guest's path of a private directory that holds something, if there is one.
-    pub fn occupied_scratch(&self) -> Option<Vec<u8>> {
-        self.mounts
-            .iter()
-            .find(|mount| mount.is_occupied_scratch())
-            .map(|mount| mount.path.clone())
-    }
-
     /// Moves the guest into a directory of the host.
     pub(super) fn enter(&self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
         host::change_directory(directory)?;

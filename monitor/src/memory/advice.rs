@@ -1,5 +1,7 @@
 //! madvise(2), and the memory that comes of itself: mappings that grow down.
 
+use std::os::fd::{AsRawFd, OwnedFd};
+
 use super::host_side::{host_advise, host_map};
 use super::mapping::{Backing, Mapping};
 use super::space::{GUARD, Space, aligned};
@@ -14,8 +16,9 @@ const MADV_KEEPONFORK: i32 = 19;
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 impl Space {
-    /// Implements madvise(2). A hole is ENOMEM, after what is mapped has been advised.
-    pub fn advise(&mut self, address: u64, length: u64, advice: i32) -> SysResult {
+    /// Implements madvise(2). A hole is ENOMEM, after what is mapped has been advised. `files` are those of `restored_files` that could be
+    /// opened.
+    pub fn advise(&mut self, address: u64, length: u64, advice: i32, files: &[(u64, OwnedFd)]) -> SysResult {
         let length = page_up(length).ok_or(Errno::INVAL)?;
         let end = address.checked_add(length).ok_or(Errno::INVAL)?;
         if !aligned(address) || !is_known(advice) {
@@ -28,7 +31,7 @@ impl Space {
             return Err(Errno::NOMEM);
         }
         for (from, to, part) in self.parts(address, end) {
-            self.advise_part(from, to, part, advice)?;
+            self.advise_part(from, to, part, advice, files)?;
         }
         if self.covered(address, end) {
             Ok(0)
@@ -37,11 +40,18 @@ impl Space {
         }
     }
 
-    fn advise_part(&mut self, from: u64, to: u64, part: Mapping, advice: i32) -> Result<(), Errno> {
+    fn advise_part(
+        &mut self,
+        from: u64,
+        to: u64,
+        part: Mapping,
+        advice: i32,
+        files: &[(u64, OwnedFd)],
+    ) -> Result<(), Errno> {
         match advice {
-            libc::MADV_DONTNEED => self.discard(from, to, part),
+            libc::MADV_DONTNEED => self.discard(from, to, part, files),
             libc::MADV_FREE | MADV_WIPEONFORK if !part.is_private_anonymous() => Err(Errno::INVAL),
-            libc::MADV_FREE => self.discard(from, to, part),
+            libc::MADV_FREE => self.discard(from, to, part, files),
             MADV_WIPEONFORK | MADV_KEEPONFORK => {
                 let wiped = advice == MADV_WIPEONFORK;
                 if part.backing == Backing::Anonymous && part.is_private_anonymous() {
@@ -67,24 +77,32 @@ impl Space {
         }
     }
 
-    /// Anonymous memory reads as zeroes afterwards. What came from a snapshot becomes fresh memory, because the image
-    /// would show the snapshot's content.
-    fn discard(&mut self, start: u64, end: u64, part: Mapping) -> Result<(), Errno> {
-        if part.backing != (Backing::Image { anonymous: true }) {
-            return host_advise(start, end - start, libc::MADV_DONTNEED);
-        }
+    /// Anonymous memory reads as zeroes afterwards, a file's as the file. What came from a snapshot becomes fresh memory or the file itself,
+    /// because the image would show the snapshot's content.
+    fn discard(
+        &mut self,
+        start: u64,
+        end: u64,
+        part: Mapping,
+        files: &[(u64, OwnedFd)],
+    ) -> Result<(), Errno> {
+        let (backing, flags, fd, offset) = match (part.backing, part.origin) {
+            (Backing::Image { anonymous: true }, _) => (Backing::Anonymous, ANONYMOUS, -1, 0),
+            (Backing::Image { anonymous: false }, Some(origin)) => {
+                let file = files.iter().find(|(object, _)| *object == origin.object);
+                let Some((_, file)) = file else {
+                    // It is not there any more.
+                    return host_advise(start, end - start, libc::MADV_DONTNEED);
+                };
+                (Backing::File, libc::MAP_PRIVATE, file.as_raw_fd(), origin.offset)
+            }
+            _ => return host_advise(start, end - start, libc::MADV_DONTNEED),
+        };
         self.change(start, end, part.protection, || {
-            host_map(start, end - start, part.protection.host(), ANONYMOUS, -1, 0)
+            host_map(start, end - start, part.protection.host(), flags, fd, offset)
         })?;
         self.remove(start, end);
-        self.insert(
-            start,
-            Mapping {
-                end,
-                backing: Backing::Anonymous,
-                ..part
-            },
-        );
+        self.insert(start, Mapping { end, backing, ..part });
         Ok(())
     }
 

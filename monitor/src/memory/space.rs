@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::access;
 use super::host_side::{host_advise, host_map, host_protect, reserve};
 use super::mapping::{Backing, MappedFile, Mapping, Origin};
 use crate::errno::{Errno, SysResult};
+use crate::sys;
 use crate::vm::kvm::Vm;
 use crate::vm::layout::{
     HEAP_MAX, LOW_END, MMAP_TOP, PAGE, STACK_SIZE, STACK_TOP, WINDOW, page_down, page_up,
@@ -133,31 +135,70 @@ impl Space {
                 mapping.backing,
                 Backing::Anonymous | Backing::Image { anonymous: true }
             );
-            let (flags, image) = if mapping.wiped {
-                (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1)
-            } else {
-                (libc::MAP_PRIVATE, image)
-            };
-            if mapping.protection.any() {
+            // Children of this clone share it, so it cannot be the image's.
+            let shared = mapping.shared && mapping.backing == Backing::Anonymous;
+            if shared {
+                share_anonymous(start, &mapping, image)?;
+            } else if mapping.wiped && mapping.protection.any() {
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+                host_map(
+                    start,
+                    mapping.end - start,
+                    mapping.protection.host(),
+                    flags,
+                    -1,
+                    0,
+                )?;
+            } else if mapping.protection.any() {
+                let flags = libc::MAP_PRIVATE;
                 host_map(
                     start,
                     mapping.end - start,
                     mapping.protection.host(),
                     flags,
                     image,
-                    if mapping.wiped { 0 } else { start },
+                    start,
                 )?;
+            }
+            if mapping.protection.any() {
                 self.vm.ensure(start, mapping.end)?;
                 self.tables.set(start, mapping.end, mapping.protection)?;
             }
-            if !mapping.wiped {
+            if !mapping.wiped && !shared {
                 mapping.backing = Backing::Image { anonymous };
             }
-            mapping.shared = false;
+            mapping.shared = shared;
             self.committed += mapping.charge(start, mapping.end);
             self.mappings.insert(start, mapping);
         }
         self.vm.ensure_tables(self.tables.bytes())
+    }
+
+    /// Maps a file in place of a restored mapping that showed it, as a shared one.
+    pub fn share(&mut self, start: u64, fd: i32) -> Result<(), Errno> {
+        let (found, mapping) = self.find(start).ok_or(Errno::INVAL)?;
+        let origin = mapping.origin.filter(|_| found == start).ok_or(Errno::INVAL)?;
+        let (length, protection) = (mapping.end - start, mapping.protection);
+        self.change(start, mapping.end, protection, || {
+            host_map(
+                start,
+                length,
+                protection.host(),
+                libc::MAP_SHARED,
+                fd,
+                origin.offset,
+            )
+        })?;
+        self.remove(start, mapping.end);
+        self.insert(
+            start,
+            Mapping {
+                shared: true,
+                backing: Backing::File,
+                ..mapping
+            },
+        );
+        Ok(())
     }
 
     // ------------------------------------------------------------------ the list
@@ -176,6 +217,16 @@ impl Space {
     /// Whether a mapping that starts here is the heap's.
     pub fn is_heap(&self, start: u64) -> bool {
         (self.heap_start..self.heap_end).contains(&start)
+    }
+
+    /// The files in a range that was restored from a snapshot, by their keys.
+    pub fn restored_files(&self, start: u64, length: u64) -> Vec<(u64, MappedFile)> {
+        let end = start.saturating_add(length);
+        let parts = self.parts(start, end).into_iter();
+        parts
+            .filter(|(.., part)| part.backing == Backing::Image { anonymous: false })
+            .filter_map(|(.., part)| Some((part.origin?.object, self.file(&part)?.clone())))
+            .collect()
     }
 
     /// The file that a mapping shows.
@@ -556,6 +607,35 @@ impl Space {
         }
         self.heap_end
     }
+}
+
+/// Makes shared anonymous memory with what the image has of it.
+fn share_anonymous(start: u64, mapping: &Mapping, image: i32) -> Result<(), Errno> {
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    host_map(
+        start,
+        mapping.end - start,
+        Protection::READ_WRITE.host(),
+        flags,
+        -1,
+        0,
+    )?;
+    let mut buffer = vec![0; 64 << 10];
+    let mut at = start;
+    while let Some((from, end)) = sys::next_content(&image, at)?.filter(|(from, _)| *from < mapping.end) {
+        at = from;
+        let end = end.min(mapping.end);
+        while at < end {
+            let step = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            let got = sys::read_at(&image, &mut buffer[..step], at)?;
+            if got == 0 {
+                return Err(Errno::IO);
+            }
+            access::write_bytes(at, &buffer[..got])?;
+            at += got as u64;
+        }
+    }
+    host_protect(start, mapping.end - start, mapping.protection.host())
 }
 
 pub(super) fn aligned(address: u64) -> bool {

@@ -51,16 +51,10 @@ pub fn run(mut world: World, setup: Setup, jail: &Jail) -> ! {
     process.set_plan(Box::new(move |process, threads| {
         // The ends that keep the program's input open live until here.
         let _streams = streams;
-        let taken = match process.files.occupied_scratch() {
-            Some(path) => Err(SnapshotError::Refused(format!(
-                "the program left files in {}, which a clone would not have",
-                String::from_utf8_lossy(&path)
-            ))),
-            None => Snapshot::take(process, threads, &noted, remaining.image.as_fd()).and_then(|snapshot| {
-                let (image, head) = (remaining.image.as_fd(), remaining.head.as_fd());
-                file::seal(&snapshot, image, &remaining.stamp, head)
-            }),
-        };
+        let taken = Snapshot::take(process, threads, &noted, remaining.image.as_fd()).and_then(|snapshot| {
+            let (image, head) = (remaining.image.as_fd(), remaining.head.as_fd());
+            file::seal(&snapshot, image, &remaining.stamp, head)
+        });
         match taken {
             Ok(()) => setup.tell(&Message::Snapshot, None),
             Err(SnapshotError::Refused(why)) => setup.tell(&Message::Refused(why), None),

@@ -19,6 +19,7 @@ use crate::control::{Cause, InstanceId};
 use crate::dormant::{self, Dormant};
 use crate::errno::Errno;
 use crate::fs::Files;
+use crate::fs::carrying::Remade;
 use crate::guest;
 use crate::jail::{Jail, Phase};
 use crate::lifecycle::end_process;
@@ -224,6 +225,7 @@ fn restore(
     space
         .restore(&snapshot.space, image.as_raw_fd())
         .map_err(text("memory image"))?;
+    renew_random(&snapshot.auxiliary).map_err(text("AT_RANDOM"))?;
     if let Some(set) = set
         && options.clones.warmth > Warmth::Cold
     {
@@ -233,14 +235,28 @@ fn restore(
     let port = bundle.function.port;
     let place = place.ok_or("no place for sockets")?;
     let sockets = Sockets::restore(place, Some(port), &snapshot.sockets);
-    {
+    let remade = {
         let early = guest::early(&files);
+        let remade = snapshot
+            .carried
+            .remake(early)
+            .map_err(|error| error.to_string())?;
         let directory =
             std::ffi::CString::new(snapshot.directory.clone()).map_err(|error| error.to_string())?;
         early
             .change_directory(crate::fs::At::cwd(&directory))
             .map_err(text("working directory"))?;
-        rebuild(early, snapshot, streams.guest, &sockets)?;
+        rebuild(early, snapshot, streams.guest, &sockets, &remade)?;
+        remade
+    };
+    for shared in &snapshot.shared {
+        let file = usize::try_from(shared.content)
+            .ok()
+            .and_then(|content| remade.get(content));
+        let file = file.ok_or("a shared mapping of nothing")?;
+        space
+            .share(shared.start, file.as_raw_fd())
+            .map_err(text("a shared mapping"))?;
     }
     // SAFETY: no pointers.
     unsafe { libc::umask(snapshot.umask) };
@@ -273,6 +289,11 @@ fn restore(
         contained: true,
         launch: None,
     }));
+    if let Some(storage) = &process.storage {
+        storage
+            .adopt(snapshot.carried.names(), &remade)
+            .map_err(text("carried files"))?;
+    }
     let listener = Mutex::new(Some(listener));
     let remaining = Remaining {
         options,
@@ -288,12 +309,27 @@ fn restore(
     Ok((process, remaining, streams.pipes))
 }
 
+/// Other random bytes where AT_RANDOM leads. What the C library has made of the old ones (the canary of stacks, the mangling of pointers) lies
+/// elsewhere and stays; whoever asks from now on gets bytes of this clone's own.
+fn renew_random(auxiliary: &[u8]) -> Result<(), Errno> {
+    let words = auxiliary
+        .chunks_exact(8)
+        .map(|word| word.try_into().map_or(0, u64::from_ne_bytes));
+    let words: Vec<u64> = words.collect();
+    let place = words.chunks_exact(2).find(|pair| pair[0] == libc::AT_RANDOM);
+    match place {
+        Some(pair) => crate::memory::access::write_bytes(pair[1], &crate::fs::random()?),
+        None => Ok(()),
+    }
+}
+
 /// 0, 1 and 2 are free for the snapshot's own use: a program may have closed or replaced them.
 fn rebuild(
     files: Files<'_>,
     snapshot: &Snapshot,
     streams: [OwnedFd; 3],
     sockets: &Sockets,
+    remade: &Remade,
 ) -> Result<(), String> {
     for number in 0..3 {
         if !snapshot
@@ -305,7 +341,7 @@ fn rebuild(
             unsafe { libc::close(number) };
         }
     }
-    descriptors::rebuild(files, &snapshot.descriptors, streams, sockets).map_err(|error| error.to_string())
+    descriptors::rebuild(files, &snapshot.descriptors, streams, sockets, remade).map_err(|error| error.to_string())
 }
 
 /// Without a snapshot: the program itself is run up to where the call is awaited.

@@ -1,21 +1,22 @@
 //! The guest's descriptors as data, and made again in a clone under the same numbers.
 //!
 //! What a descriptor is, the kernel says (/proc/self/fd and fdinfo), so nothing has to be tracked while the program boots,
-//! but for which two ends make a socket pair. Files are opened again by path and put at their offset, pipes and eventfds are
-//! made with their content, epoll sets with their members. What cannot be carried refuses the snapshot, with the reason.
+//! but for which two ends make a socket pair. Files are opened again by path and put at their offset, or made again with their content
+//! (`fs::carrying`), pipes and eventfds are made with theirs, epoll sets with their members. What cannot be carried refuses the snapshot, with the reason.
 #![allow(unsafe_code)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
 use super::{SnapshotError, failed};
 use crate::clock::{self, timers};
 use crate::errno::{Errno, from_libc};
+use crate::fs::carrying::{Remade, Taking};
 use crate::fs::descriptors::{MONITOR_FD_FLOOR, guest_fd};
-use crate::fs::{At, Files, OpenRequest};
+use crate::fs::{At, Files, Namespace, OpenRequest};
 use crate::network::host::{self, Mark};
 use crate::network::keys;
 use crate::network::sockets::{BACKLOG, Kind, Sockets};
@@ -48,6 +49,8 @@ pub struct Descriptor {
     pub fd: i32,
     pub close_on_exec: bool,
     pub what: What,
+    /// LOCK_SH or LOCK_EX of flock(2), if it holds a lock.
+    pub lock: Option<i32>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,6 +61,12 @@ pub enum What {
     Same(i32),
     File {
         path: Vec<u8>,
+        flags: i32,
+        offset: i64,
+    },
+    /// A file without a name, or in memory: the number of its content among what is carried.
+    Carried {
+        content: u32,
         flags: i32,
         offset: i64,
     },
@@ -158,12 +167,43 @@ fn same_file(one: i32, two: i32) -> bool {
     }
 }
 
+/// The locks of a kind that a descriptor holds: LOCK_SH or LOCK_EX.
+fn locks(fd: i32, kind: &str) -> Vec<i32> {
+    let fields = info(fd);
+    let lines = fields.get("lock").map_or(&[][..], Vec::as_slice);
+    lines
+        .iter()
+        .filter(|line| line.contains(kind))
+        .map(|line| {
+            if line.contains("WRITE") {
+                libc::LOCK_EX
+            } else {
+                libc::LOCK_SH
+            }
+        })
+        .collect()
+}
+
+/// Locks on parts of files belong to the process, or to one descriptor in a way that cannot be told. To be asked first: they end when any
+/// descriptor of their file is closed.
+pub fn refuse_record_locks(files: &Namespace) -> Result<(), SnapshotError> {
+    for fd in files.open_descriptors() {
+        if ["POSIX", "OFDLCK"].iter().any(|kind| !locks(fd, kind).is_empty()) {
+            return Err(SnapshotError::Refused(format!(
+                "descriptor {fd}: a lock on a part of a file (fcntl)"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// All descriptors of the guest.
 pub fn capture(
     process: &Process,
     sockets: &Sockets,
     streams: &Streams,
     clocks: &clock::Frozen,
+    taking: &mut Taking<'_>,
 ) -> Result<Vec<Descriptor>, SnapshotError> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir("/proc/self/fd").map_err(|error| failed("/proc/self/fd")(error.into()))? {
@@ -194,6 +234,7 @@ pub fn capture(
         sockets,
         streams,
         clocks,
+        taking,
         pipes: HashMap::new(),
         pairs: HashMap::new(),
     };
@@ -203,14 +244,19 @@ pub fn capture(
         let earlier = descriptors
             .iter()
             .find(|known| !matches!(known.what, What::Same(_) | What::Stream(_)) && same_file(known.fd, *fd));
-        let what = match earlier {
-            Some(earlier) => What::Same(earlier.fd),
-            None => capture.classify(*fd, target)?,
+        let (what, lock) = match earlier {
+            Some(earlier) => (What::Same(earlier.fd), None),
+            None => {
+                let what = capture.classify(*fd, target)?;
+                let lock = locks(*fd, "FLOCK").first().copied();
+                (what, lock)
+            }
         };
         descriptors.push(Descriptor {
             fd: *fd,
             close_on_exec,
             what,
+            lock,
         });
     }
     check_links(&descriptors)?;
@@ -237,18 +283,19 @@ fn check_links(descriptors: &[Descriptor]) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-struct Capture<'a> {
+struct Capture<'a, 't> {
     process: &'a Process,
     sockets: &'a Sockets,
     streams: &'a Streams,
     /// When the clocks stood still.
     clocks: &'a clock::Frozen,
+    taking: &'a mut Taking<'t>,
     /// Inode → number of the pipe.
     pipes: HashMap<u64, u32>,
     pairs: HashMap<u64, u32>,
 }
 
-impl Capture<'_> {
+impl Capture<'_, '_> {
     fn classify(&mut self, fd: i32, target: &str) -> Result<What, SnapshotError> {
         let refuse = |why: String| SnapshotError::Refused(format!("descriptor {fd}: {why}"));
         let flags = fcntl(fd, libc::F_GETFL).map_err(failed("fcntl"))?;
@@ -284,7 +331,19 @@ impl Capture<'_> {
                     nonblocking,
                 })
             }
-            Some("eventpoll") => Ok(What::Epoll { members: members(fd) }),
+            Some("eventpoll") => {
+                let members = members(fd);
+                for member in &members {
+                    // A number that was closed while a copy of the file lives: the set still reports it, and cannot be made again.
+                    if !is_member(fd, member.fd) {
+                        return Err(refuse(format!(
+                            "an epoll set that watches what was descriptor {}",
+                            member.fd
+                        )));
+                    }
+                }
+                Ok(What::Epoll { members })
+            }
             Some("timerfd") => {
                 let timer = timers::Descriptor::observe(fd, self.clocks, |fd, name| {
                     info(fd).get(name)?.first().cloned()
@@ -308,27 +367,38 @@ impl Capture<'_> {
         }
     }
 
-    fn file(&self, fd: i32, flags: i32) -> Result<What, SnapshotError> {
+    fn file(&mut self, fd: i32, flags: i32) -> Result<What, SnapshotError> {
         let refuse = |why: String| SnapshotError::Refused(format!("descriptor {fd}: {why}"));
         let path = Files::new(&self.process.files, self.process)
             .descriptor_path(fd)
             .map_err(|errno| refuse(format!("an open file without a path: {errno}")))?;
         let shown = String::from_utf8_lossy(&path).into_owned();
+        // SAFETY: no pointers; a descriptor without an offset answers with an error, and has none.
+        let offset = unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) }.max(0);
+        let flags = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_TMPFILE)
+            | flags & libc::O_DIRECTORY;
+        if path.starts_with(b"/memfd:") || path.ends_with(b" (deleted)") {
+            let content = self
+                .taking
+                .nameless(crate::fs::guest_descriptor(fd), &path)
+                .map_err(|error| refuse(error.to_string()))?;
+            if let Some(content) = content {
+                return Ok(What::Carried {
+                    content,
+                    flags,
+                    offset,
+                });
+            }
+        }
         if !path.starts_with(b"/") || path.ends_with(b" (deleted)") {
             return Err(refuse(format!("{shown} has no path in a clone")));
         }
-        if self.process.files.is_scratch(&path) {
-            return Err(refuse(format!("{shown} is a temporary file")));
+        let is_directory = stat(fd).map_err(failed("fstat"))?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        if offset > 0 && is_directory && self.process.files.is_scratch(&path) {
+            // Its position means something to this directory of the host alone.
+            return Err(refuse(format!("the list of {shown} is half read")));
         }
-        // SAFETY: no pointers; a descriptor without an offset answers with an error, and has none.
-        let offset = unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) }.max(0);
-        let kept = flags & !(libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_TMPFILE)
-            | flags & libc::O_DIRECTORY;
-        Ok(What::File {
-            path,
-            flags: kept,
-            offset,
-        })
+        Ok(What::File { path, flags, offset })
     }
 
     fn pipe(&mut self, fd: i32, inode: u64, flags: i32) -> Result<What, SnapshotError> {
@@ -458,6 +528,20 @@ fn members(fd: i32) -> Vec<Member> {
         .collect()
 }
 
+/// Whether a number is still what an epoll set watches under it, as far as the kernel tells.
+fn is_member(set: i32, fd: i32) -> bool {
+    let fields = info(set);
+    let lines = fields.get("tfd").map_or(&[][..], Vec::as_slice);
+    let Ok((_, inode)) = identity(fd) else {
+        return false;
+    };
+    let (number, inode) = (fd.to_string(), format!("ino:{inode:x}"));
+    lines.iter().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some(&number) && words.any(|word| word == inode)
+    })
+}
+
 /// What a clone gives for the standard streams.
 pub type StreamFds = [OwnedFd; 3];
 
@@ -469,6 +553,7 @@ pub fn rebuild(
     list: &[Descriptor],
     streams: StreamFds,
     sockets: &Sockets,
+    remade: &Remade,
 ) -> Result<(), SnapshotError> {
     let mut links = link(list, sockets).map_err(failed("a connection inside"))?;
     let mut pipes: HashMap<u32, [OwnedFd; 2]> = HashMap::new();
@@ -491,6 +576,21 @@ pub fn rebuild(
             }
             What::File { path, flags, offset } => {
                 open(process_files, path, *flags, *offset).map_err(failed("an open file"))?
+            }
+            What::Carried {
+                content,
+                flags,
+                offset,
+            } => {
+                let file = usize::try_from(*content)
+                    .ok()
+                    .and_then(|content| remade.get(content));
+                let file = file.ok_or(Errno::INVAL).map_err(failed("a carried file"))?;
+                let file = process_files
+                    .reopen(file.as_fd(), *flags)
+                    .map_err(failed("a carried file"))?;
+                move_to(&file, *offset).map_err(failed("a carried file"))?;
+                file
             }
             What::Pipe {
                 pipe,
@@ -611,6 +711,10 @@ pub fn rebuild(
             }
         };
         put(made, fd, descriptor.close_on_exec).map_err(failed("descriptor"))?;
+        if let Some(lock) = descriptor.lock {
+            // SAFETY: no pointers.
+            from_libc(unsafe { libc::flock(fd, lock | libc::LOCK_NB) }).map_err(failed("a lock"))?;
+        }
     }
     // When all members exist.
     for descriptor in list {
@@ -726,11 +830,16 @@ fn open(files: Files<'_>, path: &[u8], flags: i32, offset: i64) -> Result<OwnedF
     let file = files
         .open(At::cwd(&path), OpenRequest::lenient(flags | libc::O_CLOEXEC, 0)?)?
         .make_private()?;
+    move_to(&file, offset)?;
+    Ok(file)
+}
+
+fn move_to(file: &OwnedFd, offset: i64) -> Result<(), Errno> {
     if offset > 0 {
         // SAFETY: no pointers.
         from_libc(unsafe { libc::lseek(file.as_raw_fd(), offset, libc::SEEK_SET) })?;
     }
-    Ok(file)
+    Ok(())
 }
 
 fn put(made: OwnedFd, number: i32, close_on_exec: bool) -> Result<(), Errno> {

@@ -14,9 +14,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 use super::format::{CHUNK, Extent, FormatError, HEADER, Head, Header, Stamp, Sum};
-use super::io::{clear, length, next_content, read_at, user, write_at};
+use super::io::{clear, length, read_at, write_at};
 use super::{Snapshot, SnapshotError, failed};
 use crate::errno::Errno;
+use crate::sys;
 use crate::vm::layout::{LOW_END, PAGE, WINDOW};
 
 const ZEROES: [u8; 4096] = [0; 4096];
@@ -54,7 +55,7 @@ fn survey(image: BorrowedFd<'_>) -> Result<(Vec<Extent>, Vec<Sum>), Errno> {
     let mut digests = Digests::default();
     let mut buffer = vec![0u8; usize::try_from(CHUNK).map_err(|_| Errno::NOMEM)?];
     let mut at = LOW_END;
-    while let Some((start, end)) = next_content(image, at)? {
+    while let Some((start, end)) = sys::next_content(&image, at)? {
         let end = end.next_multiple_of(PAGE).min(WINDOW);
         let mut from = start & !(PAGE - 1);
         while from < end {
@@ -182,7 +183,7 @@ impl SnapshotFile {
         if !about.is_file() {
             return Err(FileError::Kind);
         }
-        if about.uid() != user() || about.mode() & 0o077 != 0 {
+        if about.uid() != sys::ids().0 || about.mode() & 0o077 != 0 {
             return Err(FileError::Foreign {
                 owner: about.uid(),
                 mode: about.mode() & 0o7777,

@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use self::descriptors::{Descriptor, What};
 use crate::clock;
 use crate::errno::Errno;
-use crate::memory::space::SpaceState;
+use crate::fs::carrying::{Carried, CarryError, Taking};
+use crate::memory::space::{Space, SpaceState};
 use crate::network::sockets::SocketsState;
 use crate::process::Process;
 use crate::signals::{Action, host};
@@ -62,6 +63,35 @@ fn refuse_pending_signals() -> Result<(), SnapshotError> {
     Ok(())
 }
 
+/// A shared mapping of a file that each clone has of its own: to be mapped from there, so that both show the same.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Shared {
+    pub start: u64,
+    pub content: u32,
+}
+
+fn shared(space: &Space, taking: &Taking<'_>) -> Result<Vec<Shared>, SnapshotError> {
+    let mut found = Vec::new();
+    for (start, mapping) in space.mappings() {
+        let Some(file) = space.file(mapping).filter(|_| mapping.shared) else {
+            continue;
+        };
+        match taking.known(file.device, file.inode) {
+            Some(content) => found.push(Shared { start, content }),
+            // Nothing but the mapping leads to it any more, and there may be a second one.
+            None if file.name.ends_with(b" (deleted)") && mapping.protection.any() => {
+                return Err(SnapshotError::Refused(format!(
+                    "a shared mapping of {}, which is open nowhere",
+                    String::from_utf8_lossy(&file.name)
+                )));
+            }
+            // A file of the image does not change.
+            None => {}
+        }
+    }
+    Ok(found)
+}
+
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Snapshot {
     pub space: SpaceState,
@@ -69,6 +99,8 @@ pub struct Snapshot {
     pub actions: Vec<Action>,
     pub sockets: SocketsState,
     pub descriptors: Vec<Descriptor>,
+    pub carried: Carried,
+    pub shared: Vec<Shared>,
     /// The guest's working directory.
     pub directory: Vec<u8>,
     pub umask: u32,
@@ -123,9 +155,12 @@ impl Snapshot {
     ) -> Result<Self, SnapshotError> {
         let clocks = clock::freeze();
         refuse_pending_signals()?;
+        descriptors::refuse_record_locks(&process.files)?;
         let timers = process.lock_timers().state(&clocks)?;
         let sockets = process.lock_sockets();
-        let descriptors = descriptors::capture(process, &sockets, streams, &clocks)?;
+        let refused = |error: CarryError| SnapshotError::Refused(error.to_string());
+        let mut taking = Taking::begin(&process.files).map_err(refused)?;
+        let descriptors = descriptors::capture(process, &sockets, streams, &clocks, &mut taking)?;
         let sockets = sockets.state();
         let mut directory = vec![0u8; 4096];
         let files = crate::fs::Files::new(&process.files, process);
@@ -142,6 +177,7 @@ impl Snapshot {
             umask
         };
         let mut space = process.lock_space();
+        let shared = shared(&space, &taking)?;
         let image_bytes = image::write(&mut space, image)?;
         Ok(Self {
             space: space.state(),
@@ -149,6 +185,8 @@ impl Snapshot {
             actions: process.lock_actions().to_vec(),
             sockets,
             descriptors,
+            carried: taking.finish(),
+            shared,
             directory,
             umask,
             exe: process.identity.exe.clone(),

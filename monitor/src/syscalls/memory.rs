@@ -1,10 +1,12 @@
 //! Memory: thin calls into `memory::space`, which holds the rules.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
+
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{guest_fd, steady};
-use crate::fs::guest_descriptor;
+use crate::fs::{At, Files, OpenRequest, guest_descriptor};
 use crate::memory::access;
 use crate::memory::moving::Remap;
 use crate::memory::space::FileAt;
@@ -166,7 +168,24 @@ fn mremap(task: &mut Task, [old, old_length, new_length, flags, new, _]: Args) -
 
 /// Implements madvise(2).
 fn madvise(task: &mut Task, [address, length, advice, ..]: Args) -> SysResult {
-    task.process.lock_space().advise(address, length, int(advice))
+    let process = &task.process;
+    let mut opened = Vec::new();
+    if int(advice) == libc::MADV_DONTNEED {
+        let restored = process.lock_space().restored_files(address, length);
+        for (object, file) in restored {
+            // A synthetic file asks about mappings: it is opened without their lock.
+            let files = Files::new(&process.files, &**process);
+            let path = CString::new(file.name).map_err(|_| Errno::INVAL)?;
+            let request = OpenRequest::lenient(libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC, 0)?;
+            if let Ok(file) = files
+                .open(At::cwd(&path), request)
+                .and_then(|call| call.make_private())
+            {
+                opened.push((object, file));
+            }
+        }
+    }
+    process.lock_space().advise(address, length, int(advice), &opened)
 }
 
 /// Implements brk(2).
