@@ -47,6 +47,8 @@ PROOF_TESTS := isolation registry kills updates bad_functions bad_calls
 
 prove: build test-packages $(VENV)/.dev
 	$(PROOF:%=MAYFLY_TEST_%) $(BIN)/python -m pytest -s $(PROOF_TESTS:%=tests/system/test_%.py)
+	MAYFLY_TEST_CLONES=1000 MAYFLY_TEST_RESIDUE_CALLS=10000 MAYFLY_TEST_SNAPSHOT_KILLS=100 $(BIN)/python -m pytest --timeout=3600 \
+		tests/monitor/test_randomness.py tests/monitor/test_snapshot_files.py
 
 check: $(VENV)/.dev
 	@$(SIDE_BY_SIDE) check-tests $(CHECKS)

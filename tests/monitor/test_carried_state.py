@@ -35,8 +35,9 @@ def natively(root: Path, private: Path) -> str:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     setup = (
-        f"mount --make-rprivate / && mount --rbind {root} {private} && mount -t tmpfs none {private}/tmp && mount -t tmpfs none {private}/dev"
-        f" && mkdir -m 1777 {private}/dev/shm && mount -t proc none {private}/proc && exec chroot {private} /carried"
+        f"mount --make-rprivate / && mount --rbind {root} {private} && mount -t tmpfs none {private}/tmp"
+        f" && mount -t tmpfs none {private}/dev && mkdir -m 1777 {private}/dev/shm && mount -t proc none {private}/proc"
+        f" && exec chroot {private} /carried"
     )
     command = ["unshare", "--mount", "sh", "-c", setup]
     with subprocess.Popen(command, env={**os.environ, "PORT": str(port)}, stdout=subprocess.PIPE) as process:
@@ -91,7 +92,9 @@ def test_everything_that_can_be_carried_is_as_it_was(root: Path, tmp_path: Path)
         ("half-read", "the list of /tmp/full is half read"),
     ],
 )
-def test_what_cannot_be_carried_refuses_with_its_reason_and_is_called_all_the_same(root: Path, tmp_path: Path, mode: str, told: str) -> None:
+def test_what_cannot_be_carried_refuses_with_its_reason_and_is_called_all_the_same(
+    root: Path, tmp_path: Path, mode: str, told: str
+) -> None:
     with Serve(make_bundle(tmp_path / "bundle", root, ["/carried", mode]), tmp_path) as serve:
         ready = serve.wait_for("ready")
         assert ready["snapshot"] is None

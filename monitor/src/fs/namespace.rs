@@ -376,8 +376,9 @@ impl Namespace {
         }
     }
 
-    /// Gives the private directories the name of another instance. None of them exists yet.
+    /// Makes this the namespace of another instance: gives the private directories its name. None of them exists yet.
     pub fn set_instance(&mut self, name: &str) -> Result<(), Errno> {
+        self.machine.renew();
         self.mounts.set_instance(name.as_bytes())
     }
 

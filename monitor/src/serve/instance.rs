@@ -341,7 +341,8 @@ fn rebuild(
             unsafe { libc::close(number) };
         }
     }
-    descriptors::rebuild(files, &snapshot.descriptors, streams, sockets, remade).map_err(|error| error.to_string())
+    descriptors::rebuild(files, &snapshot.descriptors, streams, sockets, remade)
+        .map_err(|error| error.to_string())
 }
 
 /// Without a snapshot: the program itself is run up to where the call is awaited.

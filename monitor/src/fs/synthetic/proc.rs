@@ -116,6 +116,11 @@ impl Machine {
             started: ticks(uptime_now()),
         }
     }
+
+    /// From now on it is another machine: what a program can tell an instance from the next by.
+    pub fn renew(&mut self) {
+        self.boot_id = new_uuid();
+    }
 }
 
 pub fn look(files: &Files<'_>, names: &[&str]) -> Result<Node, Errno> {
