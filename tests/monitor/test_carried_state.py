@@ -84,7 +84,7 @@ def test_everything_that_can_be_carried_is_as_it_was(root: Path, tmp_path: Path)
     [
         ("inotify", "inotify cannot be carried"),
         ("record-lock", "a lock on a part of a file (fcntl)"),
-        ("pending", "a signal that waits, signal 10"),
+        ("pending", "waits to be delivered"),
         ("pair", "a socket pair with data in it"),
         ("watched-gone", "an epoll set that watches what was descriptor"),
         ("large", "stored more than 32 MiB in private directories and memory files"),
