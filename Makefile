@@ -3,6 +3,7 @@
 #   make test    every test, Python and Rust
 #   make prove   the tests of a whole node at full size: 200 kills of the downloader, 50 of a monitor, 1 GiB of output; half an hour
 #   make check   formatting, lint, types, layers, generated files, fast tests: under a minute
+#   make fuzz    the fuzzers of the monitor, half an hour each (FUZZ_SECONDS=1800)
 #   make bench   the first figure: latency and CPU beside a warm process that is reused
 #   make build   leaves mayfly and mayfly-monitor in .venv/bin
 #   make up      build, then serve from the user's data directory
@@ -15,7 +16,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 # The same flags as setuptools-rust passes, from the same directory: both share one build under monitor/target.
 CARGO_FLAGS     := --locked --manifest-path monitor/Cargo.toml --config monitor/.cargo/config.toml
-MONITOR_SOURCES := $(shell find monitor -name target -prune -o -type f -print 2>/dev/null)
+MONITOR_SOURCES := $(shell find monitor \( -name target -o -name fuzz \) -prune -o -type f -print 2>/dev/null)
 
 # What the demo needs of the system, and what the tests need besides.
 RUN_PACKAGES  := umoci
@@ -26,7 +27,7 @@ CHECKS := check-format check-style check-types check-layers check-crds check-rus
 SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove bench check rust lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
+.PHONY: help demo test prove fuzz bench check rust lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,6 +50,24 @@ prove: build test-packages $(VENV)/.dev
 	$(PROOF:%=MAYFLY_TEST_%) $(BIN)/python -m pytest -s $(PROOF_TESTS:%=tests/system/test_%.py)
 	MAYFLY_TEST_CLONES=1000 MAYFLY_TEST_RESIDUE_CALLS=10000 MAYFLY_TEST_SNAPSHOT_KILLS=100 $(BIN)/python -m pytest --timeout=3600 \
 		tests/monitor/test_randomness.py tests/monitor/test_snapshot_files.py
+
+# libFuzzer's flags need an unstable compiler option, so the stable compiler is told to take it. Without the address sanitizer, whose shadow lies
+# where a guest's memory does; the monitor's own handler of faults is part of what is tested.
+FUZZERS      := program snapshot call control
+FUZZ_SECONDS ?= 1800
+FUZZ_FLAGS   := -max_total_time=$(FUZZ_SECONDS) -handle_segv=0 -handle_bus=0 -handle_fpe=0 -rss_limit_mb=2048 -timeout=20
+FUZZ_TARGET  := x86_64-unknown-linux-gnu
+
+fuzz: rust
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
+	cd monitor/fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz build --fuzz-dir . --sanitizer none --target $(FUZZ_TARGET)
+	@cd monitor/fuzz && for fuzzer in $(FUZZERS); do \
+	    mkdir -p corpus/$$fuzzer findings/$$fuzzer; \
+	    echo "fuzzing $$fuzzer for $(FUZZ_SECONDS) s"; \
+	    target/$(FUZZ_TARGET)/release/$$fuzzer $(FUZZ_FLAGS) -artifact_prefix=findings/$$fuzzer/ corpus/$$fuzzer seeds/$$fuzzer findings/$$fuzzer \
+	        >corpus/$$fuzzer.log 2>&1 || { tail -n 30 corpus/$$fuzzer.log; exit 1; }; \
+	    grep -E '^(Done|stat::number)' corpus/$$fuzzer.log | tail -n 1; \
+	done
 
 check: $(VENV)/.dev
 	@$(SIDE_BY_SIDE) check-tests $(CHECKS)

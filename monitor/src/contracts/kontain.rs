@@ -361,6 +361,12 @@ fn parse_reply(bytes: &[u8]) -> Result<Reply, ReplyError> {
     })
 }
 
+/// A program's reply, for the fuzzers.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(bytes: &[u8]) {
+    let _ = parse_reply(bytes);
+}
+
 /// A header's name: RFC 9110's token.
 fn is_token(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);

@@ -172,6 +172,23 @@ pub fn spawn<T: Send + 'static>(
     thread
 }
 
+/// A request with its body, and a reply of the contract `kontain`, for the fuzzers.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(Some((request, mut at))) = http::parse_head(bytes) {
+        let Ok(mut decoder) = http::Decoder::new(request.framing, 1 << 20) else {
+            return;
+        };
+        while let Ok((used, _)) = decoder.step(&bytes[at..]) {
+            at += used;
+            if used == 0 {
+                break;
+            }
+        }
+    }
+    kontain::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,7 +52,7 @@ impl Commands {
         }
     }
 
-    fn feed(&mut self, bytes: &[u8], inputs: &mut Vec<Input>) {
+    pub(crate) fn feed(&mut self, bytes: &[u8], inputs: &mut Vec<Input>) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, whole) = piece
                 .strip_suffix(b"\n")

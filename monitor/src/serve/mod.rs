@@ -298,3 +298,9 @@ fn listen(path: &Path) -> Result<OwnedFd, ServeError> {
     sys::listen(&listener, BACKLOG).map_err(problem())?;
     Ok(listener)
 }
+
+/// What an instance says to `serve`, for the fuzzers.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(bytes: &[u8]) {
+    let _ = postcard::from_bytes::<channel::Message>(bytes);
+}

@@ -1,0 +1,39 @@
+//! The monitor as a library: what the program `mayfly-monitor` runs, and what the fuzzers in `fuzz/` reach (`docs/architecture.md`).
+
+mod bundle;
+mod cli;
+mod clock;
+mod contracts;
+mod control;
+mod doctor;
+mod dormant;
+mod errno;
+mod fs;
+mod guest;
+mod host;
+mod jail;
+mod ledger;
+mod lifecycle;
+mod loader;
+mod memory;
+mod network;
+mod process;
+mod ready;
+mod run;
+mod serve;
+mod signals;
+mod snapshot;
+mod storage;
+mod sys;
+mod syscalls;
+mod task;
+mod vm;
+mod working_set;
+
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
+
+/// The program, from its command line to its exit status.
+pub fn main() -> std::process::ExitCode {
+    cli::main()
+}
