@@ -52,7 +52,12 @@ pub fn call(
     sys::write(&caller, request)?;
     let (set, told) = (File::from(set), setup.teller()?);
     process.set_at_end(Box::new(move |process| {
-        let touched = WorkingSet::collect(&process.lock_space(), pagemap.as_ref(), process.woken());
+        let touched = {
+            let space = process.lock_space();
+            let touched = WorkingSet::collect(&space, pagemap.as_ref(), process.woken());
+            space.collapse(&touched);
+            touched
+        };
         if touched.save(&set).is_ok() {
             told.tell(&Message::Rehearsed, None);
         }

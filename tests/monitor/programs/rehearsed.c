@@ -10,6 +10,8 @@
 
 #define PAGES 64
 static char before[PAGES * 4096] __attribute__((aligned(4096)));
+// Much that is only read, of one protection: 2 MiB of it, wherever they begin.
+static const char constant[6 << 20] __attribute__((aligned(4096))) = {1};
 static int gets, posts;
 
 int main(int argc, char **argv) {
@@ -31,6 +33,7 @@ int main(int argc, char **argv) {
         if (get && !strcmp(mode, "crashes")) raise(SIGSEGV);
         if (get && !strcmp(mode, "exits")) return 3;
         int sum = 0;
+        for (size_t at = 0; at < sizeof constant; at += 65536) sum += ((const volatile char *)constant)[at] - !at;
         for (int page = 0; page < PAGES; page++) {
             sum += before[page * 4096];
             if (page >= 32 && get) before[page * 4096] = 1;
