@@ -49,7 +49,7 @@ PROOF_TESTS := isolation registry kills updates bad_functions bad_calls
 prove: build test-packages $(VENV)/.dev
 	$(PROOF:%=MAYFLY_TEST_%) $(BIN)/python -m pytest -s $(PROOF_TESTS:%=tests/system/test_%.py) tests/monitor/test_threaded_calls.py
 	MAYFLY_TEST_CLONES=1000 MAYFLY_TEST_RESIDUE_CALLS=10000 MAYFLY_TEST_SNAPSHOT_KILLS=100 $(BIN)/python -m pytest --timeout=3600 \
-		tests/monitor/test_randomness.py tests/monitor/test_snapshot_files.py
+		tests/monitor/test_randomness.py tests/monitor/test_snapshot_files.py tests/monitor/test_time.py
 
 # libFuzzer's flags need an unstable compiler option, so the stable compiler is told to take it. Without the address sanitizer, whose shadow lies
 # where a guest's memory does; the monitor's own handler of faults is part of what is tested.

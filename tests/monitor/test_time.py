@@ -59,7 +59,7 @@ def test_go_reads_the_time_in_the_vdso(monitor: Path, tmp_path: Path) -> None:
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
-CLONES = int(os.environ.get("MAYFLY_TEST_CLOCK_CLONES", "40"))
+CLONES = int(os.environ.get("MAYFLY_TEST_CLONES", "40"))
 
 
 @pytest.fixture

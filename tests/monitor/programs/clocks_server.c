@@ -139,7 +139,8 @@ static struct timer {
 enum { TIMERS = sizeof timers / sizeof *timers };
 static int expired_fd, numbers[3];
 static volatile int wrong_number, wrong_thread;
-static pthread_t main_thread;
+static pthread_t told_thread;
+static volatile pid_t told_thread_number;
 
 static void fired(struct timer *timer) {
     if (timer->fired) return;
@@ -155,7 +156,7 @@ static void on_timer(int signal, siginfo_t *info, void *context) {
             fired(&timers[i]);
             if (i > 0) wrong_number += info->si_timerid != numbers[i - 1];
         }
-    if (signal == SIGUSR2) wrong_thread += pthread_self() != main_thread;
+    if (signal == SIGUSR2) wrong_thread += pthread_self() != told_thread;
 }
 
 static void *read_timer(void *argument) {
@@ -178,11 +179,19 @@ static void make_timer(int index, int clock, int flags, struct sigevent *event, 
     if (syscall(SYS_timer_settime, numbers[index - 1], flags, when, NULL)) _exit(8);
 }
 
+static void *wait_for_ever(void *argument) {
+    int word = 0;
+    told_thread_number = gettid();
+    for (;;) syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+    return argument;
+}
+
 static void set_timers(void) {
     struct sigaction action = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO | SA_RESTART};
     struct itimerval after = {{1000, 0}, {LONG / SECOND, 0}};
     struct itimerspec relative = setting(LONG, 1000 * SECOND);
-    main_thread = pthread_self();
+    pthread_create(&told_thread, NULL, wait_for_ever, NULL);
+    while (!told_thread_number) usleep(1000);
     for (int i = 0; i < TIMERS; i++) {
         if (timers[i].signal) sigaction(timers[i].signal, &action, NULL);
         timers[i].set = told(CLOCK_MONOTONIC);
@@ -194,7 +203,7 @@ static void set_timers(void) {
         if (i == 1) make_timer(i, CLOCK_MONOTONIC, 0, &event, &relative);
         if (i == 2) {
             event.sigev_notify = SIGEV_THREAD_ID;
-            event._sigev_un._tid = gettid();
+            event._sigev_un._tid = told_thread_number;
             make_timer(i, CLOCK_BOOTTIME, 0, &event, &relative);
         }
         if (i == 3) make_timer(i, CLOCK_REALTIME, TIMER_ABSTIME, &event, &moment);

@@ -6,7 +6,13 @@
 #include <sys/wait.h>
 #include <time.h>
 
-static void after_exec(int number) {
+static long told(void) {
+    struct timespec t;
+    return clock_gettime(CLOCK_MONOTONIC, &t) ? -1 : t.tv_sec * 1000000000l + t.tv_nsec;
+}
+
+static void after_exec(int number, long before) {
+    TEXT("%d", told() >= before);
     struct itimerval left;
     struct itimerspec setting;
     SHOW(getitimer(ITIMER_REAL, &left));
@@ -18,7 +24,7 @@ static void after_exec(int number) {
 
 int main(int argc, char **argv) {
     if (argc > 1) {
-        after_exec(atoi(argv[1]));
+        after_exec(atoi(argv[1]), atol(argv[2]));
         return 0;
     }
     struct itimerval hour = {{0, 0}, {3600, 0}}, left;
@@ -29,8 +35,10 @@ int main(int argc, char **argv) {
     SHOW(syscall(SYS_timer_settime, number, 0, &same, NULL));
     DO(dup2(timerfd_create(CLOCK_MONOTONIC, 0), 9));
     SHOW(timerfd_settime(9, 0, &same, NULL));
+    long before = told();
     pid_t child = fork();
     if (!child) {
+        TEXT("%d", told() >= before);
         SHOW(getitimer(ITIMER_REAL, &left));
         TEXT("%ld", left.it_value.tv_sec);
         SHOW(syscall(SYS_timer_gettime, number, &setting));
@@ -45,8 +53,9 @@ int main(int argc, char **argv) {
     TEXT("%d", status);
     SHOW(syscall(SYS_timer_gettime, number, &setting));
     TEXT("%d", setting.it_value.tv_sec > 3000);
-    char text[16];
+    char text[16], now[32];
     snprintf(text, sizeof text, "%d", number);
-    execl(argv[0], argv[0], text, NULL);
+    snprintf(now, sizeof now, "%ld", told());
+    execl(argv[0], argv[0], text, now, NULL);
     return 1;
 }
