@@ -35,16 +35,21 @@ pub fn prepare_process() -> i32 {
             limit.rlim_cur = limit.rlim_max.min(floor + OWN_DESCRIPTORS);
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }
-        // Rust ignores SIGPIPE at the start; the guest decides for itself.
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
+    prepare_signals();
+    crate::fs::descriptors::limit()
+}
+
+/// Signals as a fresh program finds them.
+pub fn prepare_signals() {
+    // SAFETY: no pointers. Rust ignores SIGPIPE at the start; the guest decides for itself.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
         if let Ok(index) = usize::try_from(signal) {
             // Only fails for numbers that are no signals.
             let _ = host::install(index, 0);
         }
     }
-    crate::fs::descriptors::limit()
 }
 
 /// Opens a program for the loader: it must be a regular file that may be executed.
@@ -110,19 +115,19 @@ impl GuestInfo for Process {
     }
 
     fn executable(&self) -> Vec<u8> {
-        self.identity.exe.to_bytes().to_vec()
+        self.identity().exe.to_bytes().to_vec()
     }
 
     fn arguments(&self) -> Vec<u8> {
-        joined(&self.identity.args)
+        joined(&self.identity().args)
     }
 
     fn environment(&self) -> Vec<u8> {
-        joined(&self.identity.env)
+        joined(&self.identity().env)
     }
 
     fn auxiliary_vector(&self) -> Vec<u8> {
-        self.identity.auxiliary.clone()
+        self.identity().auxiliary.clone()
     }
 
     fn threads(&self) -> Vec<i32> {
@@ -137,7 +142,7 @@ impl GuestInfo for Process {
             .host_tid;
         if host == 0 {
             // It has no thread of the host yet.
-            return Some(program_name(&self.identity.exe));
+            return Some(program_name(&self.identity().exe));
         }
         let mut name = std::fs::read(format!("/proc/self/task/{host}/comm")).ok()?;
         name.pop();
@@ -165,7 +170,7 @@ impl GuestInfo for Process {
     }
 
     fn user(&self) -> (u32, u32) {
-        (self.identity.uid, self.identity.gid)
+        (self.identity().uid, self.identity().gid)
     }
 
     fn limit(&self, resource: u32) -> [u64; 2] {

@@ -1,16 +1,20 @@
-//! What an instance counts, in one shared page that its parent reads after its death.
+//! What an instance counts, in a shared page that its parent reads after its death, and what its processes know of each other.
 //!
 //! The parent makes the page before the fork, so a receipt exists however the instance ends, SIGKILL included. The page
-//! belongs to one instance: whatever breaks in it can falsify its own receipt only. The parent trusts none of it: numbers are
+//! is a memory file of a fixed size, so that a process which executes a program finds it again; it belongs to one instance: whatever breaks in it can falsify its own receipt only. The parent trusts none of it: numbers are
 //! numbers, text is bounded and decoded with replacement.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::control::Cause;
+use crate::errno::{Errno, from_libc};
+use crate::fs::descriptors::raise;
+use crate::kin::Kin;
 
 /// Longest explanation kept, bytes.
-pub const MESSAGE_MAX: usize = 480;
+pub const MESSAGE_MAX: usize = 960;
 /// Causes in the order of their numbers in the page; 0 is none.
 const CAUSES: [Cause; 8] = [
     Cause::Closed,
@@ -37,32 +41,58 @@ pub struct Ledger {
     code: AtomicI32,
     next_recent: AtomicU32,
     recent: [AtomicU32; RECENT],
+    results: [AtomicI64; RECENT],
     /// Port of the last socket that listened elsewhere than on the function's port, plus one.
     listening: AtomicU32,
     message_length: AtomicU32,
     message: [AtomicU8; MESSAGE_MAX],
+    /// The processes of the instance.
+    pub kin: Kin,
 }
 
-const _: () = assert!(size_of::<Ledger>() <= 4096);
+/// Bytes of the shared memory.
+const SIZE: usize = 16 << 10;
+const _: () = assert!(size_of::<Ledger>() <= SIZE);
+
+/// The result of a call that has not returned.
+const RUNNING: i64 = i64::MIN;
 
 impl Ledger {
-    /// A zeroed ledger in a fresh shared page. Lives as long as the process, or until `free`.
-    pub fn allocate() -> Result<&'static Self, crate::errno::Errno> {
-        // SAFETY: a fresh anonymous mapping.
+    /// A zeroed ledger, and the memory file behind it, whose size cannot be changed. The ledger lives as long as the process, or
+    /// until `free`.
+    pub fn allocate() -> Result<(&'static Self, OwnedFd), Errno> {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        // SAFETY: a NUL-terminated name; the result is checked.
+        let fd = from_libc(unsafe { libc::memfd_create(c"mayfly-ledger".as_ptr(), flags) })?;
+        // SAFETY: a fresh descriptor.
+        let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(|_| Errno::MFILE)?) };
+        let size = i64::try_from(SIZE).map_err(|_| Errno::INVAL)?;
+        // SAFETY: no pointers.
+        from_libc(unsafe { libc::ftruncate(fd.as_raw_fd(), size) })?;
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: no pointers. An instance that made the file shorter would kill its parent.
+        from_libc(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+        let ledger = Self::map(fd.as_raw_fd())?;
+        Ok((ledger, raise(fd)?))
+    }
+
+    /// The ledger in a memory file that `allocate` made.
+    pub fn map(fd: RawFd) -> Result<&'static Self, Errno> {
+        // SAFETY: a fresh mapping.
         let at = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                4096,
+                SIZE,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-                -1,
+                libc::MAP_SHARED,
+                fd,
                 0,
             )
         };
         if at == libc::MAP_FAILED {
-            return Err(crate::errno::Errno::last());
+            return Err(Errno::last());
         }
-        // SAFETY: page-aligned, zeroed, large enough; all fields are atomics, for which zero is valid.
+        // SAFETY: page-aligned, large enough; all fields are atomics, for which any content is valid.
         Ok(unsafe { &*at.cast::<Self>() })
     }
 
@@ -72,13 +102,21 @@ impl Ledger {
     /// No reference to this ledger may be used afterwards in this process.
     pub unsafe fn free(&'static self) {
         // SAFETY: the page made by `allocate`; the caller vouches that it is not used any more.
-        unsafe { libc::munmap(std::ptr::from_ref(self).cast_mut().cast(), 4096) };
+        unsafe { libc::munmap(std::ptr::from_ref(self).cast_mut().cast(), SIZE) };
     }
 
-    pub fn count_syscall(&self, number: u32) {
+    /// Notes a call that begins; what is given back is for `returned`.
+    pub fn called(&self, number: u32) -> usize {
         self.syscalls.fetch_add(1, Ordering::Relaxed);
         let place = self.next_recent.fetch_add(1, Ordering::Relaxed) as usize % RECENT;
+        self.results[place].store(RUNNING, Ordering::Relaxed);
         self.recent[place].store(number.saturating_add(1), Ordering::Relaxed);
+        place
+    }
+
+    /// Notes its result, negative for an error.
+    pub fn returned(&self, place: usize, result: i64) {
+        self.results[place % RECENT].store(result, Ordering::Relaxed);
     }
 
     /// Notes that the program listens on a port that is not the function's.
@@ -94,14 +132,15 @@ impl Ledger {
             .and_then(|port| u16::try_from(port).ok())
     }
 
-    /// The last system calls, oldest first.
-    pub fn recent(&self) -> Vec<u32> {
+    /// The last system calls of all threads and processes, oldest first, with their results as far as they have one.
+    pub fn recent(&self) -> Vec<(u32, Option<i64>)> {
         let next = self.next_recent.load(Ordering::Relaxed) as usize;
         (0..RECENT)
             .filter_map(|place| {
-                self.recent[(next + place) % RECENT]
-                    .load(Ordering::Relaxed)
-                    .checked_sub(1)
+                let place = (next + place) % RECENT;
+                let number = self.recent[place].load(Ordering::Relaxed).checked_sub(1)?;
+                let result = self.results[place].load(Ordering::Relaxed);
+                Some((number, (result != RUNNING).then_some(result)))
             })
             .collect()
     }
@@ -121,6 +160,13 @@ impl Ledger {
             return;
         }
         self.code.store(code.unwrap_or(NO_CODE), Ordering::Relaxed);
+        if !message.is_empty() {
+            self.note(message);
+        }
+    }
+
+    /// Notes an explanation: the abnormal end of a process that is not the first stays in the receipt if nothing else is said.
+    pub fn note(&self, message: &str) {
         let bytes = message.as_bytes();
         let length = bytes.len().min(MESSAGE_MAX);
         for (to, from) in self.message.iter().zip(&bytes[..length]) {

@@ -5,11 +5,12 @@
 //! process was made for (`Plan`), and then lets all go on.
 #![allow(unsafe_code)]
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::control::Cause;
+use crate::errno::Errno;
 use crate::process::Process;
 use crate::signals::host::{self, STOP_SIGNAL, STOPPING};
 use crate::sys;
@@ -22,6 +23,21 @@ pub type Exit = Box<dyn FnOnce(&Process, i32) + Send>;
 
 /// See `Process::set_at_end`.
 pub type AtEnd = Box<dyn FnOnce(&Process) + Send>;
+/// The moment of readiness may come in a child of this process from now on: a thread of the monitor waits for it, and does
+/// here what the leader would have done.
+pub fn guard_readiness(process: &Arc<Process>) -> Result<(), Errno> {
+    if !process.needs_guard() {
+        return Ok(());
+    }
+    let process = process.clone();
+    crate::contracts::spawn("readiness", move || {
+        process.ledger.kin.await_ready();
+        if let Some(plan) = process.take_plan() {
+            plan(&process, Vec::new());
+        }
+    })?;
+    Ok(())
+}
 
 /// Keeps `state` and waits, or leads.
 pub fn rest(task: &Task, state: TaskState) {
@@ -61,8 +77,16 @@ pub fn rest(task: &Task, state: TaskState) {
         .filter_map(|thread| thread.at_rest().cloned())
         .collect();
     drop(list);
-    if let Some(plan) = process.take_plan() {
-        plan(process, states);
+    // With other processes, all of them go on while the call is awaited: a thread of the first one's waits for it.
+    let plan = if process.kin().is_none_or(|kin| kin.others() == 0) {
+        process.take_plan()
+    } else {
+        None
+    };
+    match (plan, process.kin()) {
+        (Some(plan), _) => plan(process, states),
+        (None, Some(kin)) => kin.announce_ready(),
+        (None, None) => {}
     }
     process.release();
 }
@@ -73,12 +97,34 @@ pub fn connection_closed(process: &Process, fd: i32) -> ! {
     // The parent holds the connection too: only this tells the caller that the response ended.
     sys::shutdown(&fd);
     process.ledger.end(Cause::Closed, None, "");
+    if !process.is_first() {
+        end_instance(process);
+    }
     end_process(0)
+}
+
+/// A process that is not the first ends: the rest of the instance goes on, unless the call's connection ends with it.
+pub fn leave(process: &Process) {
+    let Some(member) = &process.member else { return };
+    process.ledger.kin.commit(member.row(), 0);
+    if process.lets_go() {
+        end_instance(process);
+    }
+}
+
+/// The response is complete, and not by the first process's doing: ends that one, and so all.
+pub fn end_instance(process: &Process) {
+    process.ledger.end(Cause::Closed, None, "");
+    let _ = sys::kill(process.ledger.kin.main(), libc::SIGKILL);
 }
 
 /// The guest called exit_group(2).
 pub fn exit(process: &Process, status: i32) -> ! {
     let status = status & 0xff;
+    if !process.is_first() {
+        leave(process);
+        end_process(status)
+    }
     process.run_at_end();
     if let Some(exit) = process.take_exit() {
         exit(process, status);

@@ -1,14 +1,17 @@
 //! One guest process: what its threads share.
 
 use std::ffi::CString;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::clock;
 use crate::clock::timers::Timers;
 use crate::dormant::{Dormant, Outcome};
 use crate::errno::Errno;
 use crate::fs::Namespace;
+use crate::fs::descriptors::{Exclusive, exclusive};
+use crate::kin::Kin;
 use crate::ledger::Ledger;
 use crate::lifecycle::{AtEnd, Exit, Plan};
 use crate::memory::space::Space;
@@ -76,11 +79,39 @@ pub struct Threads {
     woken: Mutex<Vec<i32>>,
 }
 
-/// All locks of a process, so that a fork finds them free in the child.
+/// What a process of an instance knows of its place among the others.
+pub struct Member {
+    /// Its row in the ledger's table of processes.
+    row: AtomicUsize,
+    /// The memory file of the ledger.
+    pub ledger: RawFd,
+}
+
+impl Member {
+    pub fn new(row: usize, ledger: RawFd) -> Self {
+        Self {
+            row: AtomicUsize::new(row),
+            ledger,
+        }
+    }
+
+    pub fn row(&self) -> usize {
+        self.row.load(Ordering::Relaxed)
+    }
+
+    /// In the child of a fork.
+    pub fn set_row(&self, row: usize) {
+        self.row.store(row, Ordering::Relaxed);
+    }
+}
+
+/// All locks of a process, so that a fork finds them free in the child. In the order of the fields.
 pub struct Held<'a> {
-    space: MutexGuard<'a, Space>,
+    _storage: Option<crate::storage::Mappings<'a>>,
+    pub space: MutexGuard<'a, Space>,
+    _alone: Exclusive,
     _actions: MutexGuard<'a, Actions>,
-    _sockets: MutexGuard<'a, Sockets>,
+    sockets: MutexGuard<'a, Sockets>,
     _threads: MutexGuard<'a, Vec<Thread>>,
     vcpus: MutexGuard<'a, Vec<Vcpu>>,
     _plan: MutexGuard<'a, Option<Plan>>,
@@ -90,10 +121,18 @@ pub struct Held<'a> {
 }
 
 impl Held<'_> {
+    /// Whether the process has the call's connection open.
+    pub fn has_connection(&self) -> bool {
+        self.sockets.has_connection()
+    }
+
     /// In the child: a VM of its own over the copied memory, and its first vCPU.
-    pub fn make_own(mut self, process: &Process) -> Result<Vcpu, Errno> {
+    pub fn make_own(mut self, process: &Process, row: Option<usize>) -> Result<Vcpu, Errno> {
         self.vcpus.clear();
         self.timers.forked();
+        if let Some(row) = row {
+            self.space.share_account(&process.ledger.kin, row);
+        }
         let vm = process.device.create_vm().map_err(|_| Errno::AGAIN)?;
         self.space.replace_vm(vm)?;
         process.next_vcpu.store(1, Ordering::Relaxed);
@@ -113,13 +152,19 @@ pub struct Process {
     /// Set while threads must come to rest.
     pub resting: AtomicBool,
     pub ledger: &'static Ledger,
-    pub identity: Identity,
+    identity: RwLock<Arc<Identity>>,
     /// Bytes the guest may commit; what it is shown as its memory.
     pub memory_limit: u64,
     /// Prints each call (`run --trace`).
     pub trace: bool,
     /// Whether this is an instance or a boot: its end is told in the ledger.
     pub contained: bool,
+    /// Its place among the processes of its instance; `None` for a program run by hand.
+    pub member: Option<Member>,
+    /// Set while a thread executes a program: the others end.
+    pub replaced: AtomicBool,
+    /// Whether a thread of the monitor waits for the readiness of a child.
+    guarded: AtomicBool,
     /// What an instance may store; `None` for a program run by hand.
     pub storage: Option<Storage>,
     /// How `run` was started: what its children need to execute programs. `None`: it may have no children.
@@ -145,11 +190,15 @@ pub struct Parts {
     pub memory_limit: u64,
     pub trace: bool,
     pub contained: bool,
+    pub member: Option<Member>,
     pub launch: Option<Launch>,
 }
 
 impl Process {
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(mut parts: Parts) -> Self {
+        if let Some(member) = &parts.member {
+            parts.space.share_account(&parts.ledger.kin, member.row());
+        }
         Self {
             device: parts.device,
             space: Mutex::new(parts.space),
@@ -161,10 +210,13 @@ impl Process {
             threads: Threads::default(),
             resting: AtomicBool::new(false),
             ledger: parts.ledger,
-            identity: parts.identity,
+            identity: RwLock::new(Arc::new(parts.identity)),
             memory_limit: parts.memory_limit,
             trace: parts.trace,
             contained: parts.contained,
+            member: parts.member,
+            replaced: AtomicBool::new(false),
+            guarded: AtomicBool::new(false),
             storage: parts.contained.then(|| Storage::new(parts.memory_limit)),
             launch: parts.launch,
             plan: Mutex::default(),
@@ -229,9 +281,11 @@ impl Process {
     /// Takes every lock of the process, for a fork.
     pub fn hold_all(&self) -> Held<'_> {
         Held {
+            _storage: self.storage.as_ref().map(Storage::mappings),
             space: self.lock_space(),
+            _alone: exclusive(),
             _actions: self.lock_actions(),
-            _sockets: self.lock_sockets(),
+            sockets: self.lock_sockets(),
             _threads: self.lock_threads(),
             vcpus: self.free_vcpus.lock().unwrap_or_else(PoisonError::into_inner),
             _plan: self.plan.lock().unwrap_or_else(PoisonError::into_inner),
@@ -241,10 +295,70 @@ impl Process {
         }
     }
 
-    /// In the child of a fork: the calling thread is all there is.
-    pub fn only_thread(&self, tid: i32) {
-        *self.lock_threads() = vec![Thread::running(tid, tid)];
+    /// The calling thread is all there is: in the child of a fork, and of a program that was executed. `tid` is its number in
+    /// the guest.
+    pub fn only_thread(&self, tid: i32, host_tid: i32) {
+        *self.lock_threads() = vec![Thread::running(tid, host_tid)];
         self.threads.dormant.store(0, Ordering::Release);
+        self.count_threads(1);
+    }
+
+    /// Adds a thread to the list.
+    pub fn thread_came(&self, thread: Thread) {
+        let mut list = self.lock_threads();
+        list.push(thread);
+        self.count_threads(list.len());
+    }
+
+    /// Takes a thread off the list.
+    pub fn thread_went(&self, tid: i32) {
+        let mut list = self.lock_threads();
+        list.retain(|thread| thread.tid != tid);
+        self.count_threads(list.len());
+        self.threads.changed.notify_all();
+    }
+
+    fn count_threads(&self, count: usize) {
+        if let Some(member) = &self.member {
+            self.ledger.kin.set_threads(member.row(), count);
+        }
+    }
+
+    /// What the guest is told about who it is.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.identity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Another program runs now.
+    pub fn set_identity(&self, identity: Identity) {
+        *self.identity.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identity);
+    }
+
+    /// Other processes of the instance, the table of which there is in an instance only.
+    pub fn kin(&self) -> Option<&'static Kin> {
+        self.member.as_ref().map(|_| &self.ledger.kin)
+    }
+
+    /// Whether this process's end is the instance's.
+    pub fn is_first(&self) -> bool {
+        self.member.as_ref().is_none_or(|member| member.row() == 0)
+    }
+
+    /// Says once that a thread must wait for the moment of readiness, because it may come in a child of this process.
+    pub fn needs_guard(&self) -> bool {
+        self.is_first() && self.ready.is_awaited() && !self.guarded.swap(true, Ordering::AcqRel)
+    }
+
+    /// Forgets the vCPUs: a new program has a new machine.
+    pub fn forget_vcpus(&self) {
+        self.free_vcpus
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.next_vcpu.store(0, Ordering::Relaxed);
     }
 
     /// Waits while the process is at rest.
@@ -336,9 +450,16 @@ impl Process {
         }
         self.lock_timers().closing(fd);
         let ended = self.lock_sockets().closing(fd);
-        if ended {
+        if ended && self.lets_go() {
             crate::lifecycle::connection_closed(self, fd);
         }
+    }
+
+    /// This process has no more of the call's connection. True if no other has.
+    pub fn lets_go(&self) -> bool {
+        self.member
+            .as_ref()
+            .is_none_or(|member| self.ledger.kin.hold(member.row(), false))
     }
 
     /// Counts bytes that crossed `fd`, if it is the call's connection.

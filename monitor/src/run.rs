@@ -5,27 +5,28 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::Contract;
 use crate::clock;
 use crate::errno::Errno;
-use crate::fs::{Access, At, Builder};
-use crate::guest;
+use crate::fs::{Access, At, Builder, PassedNamespace};
 use crate::ledger::Ledger;
 use crate::loader::{self, LoadError};
 use crate::memory::space::Space;
 use crate::network::place::Place;
-use crate::network::sockets::Sockets;
-use crate::process::{Identity, Parts, Process};
+use crate::network::sockets::{PassedSockets, Sockets};
+use crate::process::{Identity, Member, Parts, Process};
 use crate::ready::Ready;
 use crate::signals::{Action, Actions, SIG_IGN, host};
 use crate::task::Task;
 use crate::vm::kvm::{Device, KvmError};
+use crate::{guest, sys};
 
 /// What the command line asks for.
 pub struct Options {
@@ -86,10 +87,38 @@ impl Launch {
     }
 }
 
+/// What a process of an instance finds behind an exec of the monitor. Descriptors by their numbers, which stay open over it.
+#[derive(Serialize, Deserialize)]
+pub struct Inside {
+    pub device: RawFd,
+    /// The memory file of the ledger, and this process's row in its table.
+    pub ledger: RawFd,
+    pub row: usize,
+    pub files: PassedNamespace,
+    pub sockets: PassedSockets,
+    /// Whether the call may be accepted here.
+    pub awaits_call: bool,
+    pub memory: u64,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Inside {
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let mut known = vec![self.device, self.ledger];
+        known.extend(self.files.descriptors());
+        known.extend(self.sockets.descriptors());
+        known
+    }
+}
+
 /// A program to begin with: the one of the command line, or one that the guest executes.
 #[derive(Serialize, Deserialize)]
 pub struct Image {
-    pub launch: Launch,
+    /// How `run` was started; `None` in an instance.
+    pub launch: Option<Launch>,
+    /// What it needs in an instance.
+    pub inside: Option<Inside>,
     /// A path of the guest.
     pub path: CString,
     pub args: Vec<CString>,
@@ -108,7 +137,7 @@ impl Image {
         let file = crate::snapshot::image::create_empty(c"mayfly-exec")?;
         let mut writer = File::from(file);
         writer.write_all(&bytes)?;
-        crate::syscalls::processes::passed_on(&writer.into())
+        crate::syscalls::exec::passed_on(&writer.into())
     }
 
     fn load(fd: i32) -> Result<Self, Errno> {
@@ -138,7 +167,7 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
         .collect::<Result<Vec<_>, _>>()?;
     let path = find(&options.program, options.rootfs.as_deref());
     let mut secret = [0; 8];
-    crate::sys::random(&mut secret).map_err(RunError::Memory)?;
+    sys::random(&mut secret).map_err(RunError::Memory)?;
     let launch = Launch {
         rootfs: options.rootfs.as_ref().map(|root| {
             std::fs::canonicalize(root)
@@ -154,41 +183,111 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
     let enters = options.rootfs.is_some();
     let path = c_string(&path.into_os_string())?;
     clock::observe();
-    start(
-        Image {
-            launch,
-            path,
-            args,
-            env,
-            ignores_pipe: false,
-            open_files: limit,
-            clock: clock::hand_over(),
-        },
-        enters,
-    )
+    let image = Image {
+        launch: None,
+        inside: None,
+        path,
+        args,
+        env,
+        ignores_pipe: false,
+        open_files: limit,
+        clock: clock::hand_over(),
+    };
+    start(image, launch, enters)
 }
 
 /// Goes on as the program that a guest executed.
 pub fn execute(fd: i32) -> Result<Infallible, RunError> {
-    guest::prepare_process();
-    let image = Image::load(fd).map_err(RunError::Memory)?;
+    let mut image = Image::load(fd).map_err(RunError::Memory)?;
+    if image.inside.is_none() {
+        guest::prepare_process();
+    } else {
+        // The limits are those of the instance.
+        guest::prepare_signals();
+    }
     clock::take_over(&image.clock);
     crate::fs::descriptors::set_limit(u64::from(image.open_files.unsigned_abs()));
     if image.ignores_pipe {
         // SAFETY: the disposition that the program before left.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     }
-    start(image, false)
+    match (image.launch.take(), image.inside.take()) {
+        (_, Some(inside)) => go_on(image, inside),
+        (Some(launch), None) => start(image, launch, false),
+        (None, None) => Err(RunError::Memory(Errno::INVAL)),
+    }
 }
 
-fn start(image: Image, enters_root: bool) -> Result<Infallible, RunError> {
-    let Image {
-        launch,
-        path,
-        args,
-        env,
-        ..
-    } = image;
+/// Goes on as another program in the child of a vfork in an instance.
+fn go_on(image: Image, inside: Inside) -> Result<Infallible, RunError> {
+    let passed = inside.descriptors();
+    crate::descent::keep_over_exec(&passed, false).map_err(RunError::Memory)?;
+    sys::set_undumpable().map_err(RunError::Memory)?;
+    let ledger = Ledger::map(inside.ledger).map_err(RunError::Memory)?;
+    let device = Arc::new(Device::take_up(inside.device)?);
+    let mut space = Space::new(device.create_vm()?, inside.memory).map_err(RunError::Memory)?;
+    let files = inside.files.take_up();
+    let request = loader::Request {
+        path: &image.path,
+        args: image.args,
+        env: image.env.clone(),
+        uid: inside.uid,
+        gid: inside.gid,
+    };
+    let loaded = loader::load(&mut space, &request, &|path| {
+        guest::open_program(guest::early(&files), path)
+    })?;
+    crate::serve::set_name(&loaded.exe);
+    let sockets = inside.sockets.take_up();
+    let ready = Ready::new(inside.awaits_call.then_some(Contract::Http));
+    for fd in sockets.listeners(&files.open_descriptors()) {
+        ready.listening(fd);
+    }
+    let process = Arc::new(Process::new(Parts {
+        device,
+        space,
+        actions: inherited_actions(),
+        files,
+        sockets,
+        ready: Arc::new(ready),
+        ledger,
+        identity: Identity {
+            uid: inside.uid,
+            gid: inside.gid,
+            exe: loaded.exe,
+            args: loaded.args,
+            env: image.env,
+            auxiliary: loaded.auxiliary,
+        },
+        memory_limit: inside.memory,
+        trace: false,
+        contained: true,
+        member: Some(Member::new(inside.row, inside.ledger)),
+        launch: None,
+    }));
+    let mask = host::inherited_mask();
+    crate::descent::settle(&process, inside.row, sys::parent_id());
+    let mut vcpu = process.take_vcpu().map_err(RunError::Memory)?;
+    clock::begin(&mut vcpu);
+    let mut task = Task::new(process, vcpu, mask);
+    task.start_at(loaded.entry, loaded.stack_pointer);
+    task.run();
+    crate::lifecycle::end_process(0)
+}
+
+/// The dispositions that a program finds: what is ignored stays so over an exec.
+fn inherited_actions() -> Actions {
+    let mut actions: Actions = [Action::default(); 65];
+    for (signal, action) in actions.iter_mut().enumerate().skip(1) {
+        if host::is_ignored(signal) {
+            action.handler = SIG_IGN;
+        }
+    }
+    actions
+}
+
+fn start(image: Image, launch: Launch, enters_root: bool) -> Result<Infallible, RunError> {
+    let Image { path, args, env, .. } = image;
     let device = Arc::new(Device::open(&launch.device)?);
     let vm = device.create_vm()?;
     let mut space = Space::new(vm, launch.memory).map_err(RunError::Memory)?;
@@ -219,21 +318,15 @@ fn start(image: Image, enters_root: bool) -> Result<Infallible, RunError> {
         guest::open_program(guest::early(&files), path)
     })?;
     crate::serve::set_name(&loaded.exe);
-    let mut actions: Actions = [Action::default(); 65];
-    for (signal, action) in actions.iter_mut().enumerate().skip(1) {
-        if host::is_ignored(signal) {
-            action.handler = SIG_IGN;
-        }
-    }
     let place = Place::of_user(launch.socket_secret).map_err(RunError::Sockets)?;
     let process = Arc::new(Process::new(Parts {
         device,
         space,
-        actions,
+        actions: inherited_actions(),
         files,
         sockets: Sockets::new(place, None),
         ready: Arc::new(Ready::new(None)),
-        ledger: Ledger::allocate().map_err(RunError::Memory)?,
+        ledger: Ledger::allocate().map_err(RunError::Memory)?.0,
         identity: Identity {
             uid,
             gid,
@@ -245,6 +338,7 @@ fn start(image: Image, enters_root: bool) -> Result<Infallible, RunError> {
         memory_limit: launch.memory,
         trace: launch.trace,
         contained: false,
+        member: None,
         launch: Some(launch),
     }));
     let mut vcpu = process.take_vcpu().map_err(RunError::Memory)?;

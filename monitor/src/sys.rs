@@ -253,6 +253,60 @@ pub fn kill(pid: libc::pid_t, signal: i32) -> Result<(), Errno> {
     Ok(())
 }
 
+/// getpid(2).
+pub fn process_id() -> libc::pid_t {
+    // SAFETY: no preconditions.
+    unsafe { libc::getpid() }
+}
+
+/// getppid(2).
+pub fn parent_id() -> libc::pid_t {
+    // SAFETY: no preconditions.
+    unsafe { libc::getppid() }
+}
+
+/// close(2). Only of numbers that nothing in Rust goes on to use.
+pub fn close(fd: RawFd) {
+    // SAFETY: no pointers; a number that is not open is answered with an error.
+    unsafe { libc::close(fd) };
+}
+
+/// Whether a descriptor is closed on exec.
+pub fn closes_on_exec(fd: &impl AsRawFd) -> Result<bool, Errno> {
+    // SAFETY: no pointers.
+    Ok(from_libc(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) })? != 0)
+}
+
+/// Says whether a descriptor is closed on exec.
+pub fn set_close_on_exec(fd: &impl AsRawFd, closed: bool) -> Result<(), Errno> {
+    let flags = if closed { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) })?;
+    Ok(())
+}
+
+/// Asks for `signal` when the thread that made this process ends: prctl(2).
+pub fn set_parent_death_signal(signal: i32) -> Result<(), Errno> {
+    let signal = libc::c_long::from(signal);
+    // SAFETY: an option with a number.
+    from_libc(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0_i64, 0_i64, 0_i64) })?;
+    Ok(())
+}
+
+/// Takes up the orphans among the descendants of this process: prctl(2).
+pub fn adopt_orphans() -> Result<(), Errno> {
+    // SAFETY: an option with a number.
+    from_libc(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1_i64, 0_i64, 0_i64, 0_i64) })?;
+    Ok(())
+}
+
+/// No core, and no tracing by others of the same user: prctl(2). An exec undoes it.
+pub fn set_undumpable() -> Result<(), Errno> {
+    // SAFETY: an option with a number.
+    from_libc(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0_i64, 0_i64, 0_i64, 0_i64) })?;
+    Ok(())
+}
+
 /// A word of the auxiliary vector that this process was started with, 0 if there is none: getauxval(3).
 pub fn auxiliary(key: u64) -> u64 {
     // SAFETY: no preconditions.

@@ -14,10 +14,10 @@ use crate::memory::faults::Fault;
 use crate::process::{Process, Thread};
 use crate::signals::frame::{self, FIXED_FLAGS, Trap, USER_FLAGS};
 use crate::signals::{self, AltStack, SA_RESTART, host};
-use crate::syscalls;
 use crate::vm::layout::{EXCEPTION_PORT, SYSCALL_PORT, WARM_LIST, WARMER, WINDOW};
 use crate::vm::low::{self, Frame};
 use crate::vm::vcpu::{Exit, Extended, Registers, Vcpu};
+use crate::{sys, syscalls};
 
 /// `syscall` is two bytes: going back by them makes the call again.
 const SYSCALL_LENGTH: u64 = 2;
@@ -81,6 +81,8 @@ pub struct Task {
     pub flow: Flow,
     /// The child of a vfork runs on this task: it shares the parent's memory and ends alone.
     pub shared: bool,
+    /// Its row in the instance's table of processes.
+    pub vfork_row: Option<usize>,
     /// `registers` is the state of ring 3. Not so while an exit that the guest has begun is still to come.
     settled: bool,
     last_fault: (u64, u64),
@@ -90,8 +92,8 @@ pub struct Task {
 impl Task {
     /// A task on the calling host thread.
     pub fn new(process: Arc<Process>, vcpu: Vcpu, mask: u64) -> Self {
-        let tid = crate::sys::thread_id();
-        process.lock_threads().push(Thread::running(tid, tid));
+        let tid = sys::thread_id();
+        process.thread_came(Thread::running(tid, tid));
         Self::settled(process, vcpu, mask)
     }
 
@@ -114,6 +116,7 @@ impl Task {
             main,
             flow: Flow::Return,
             shared: false,
+            vfork_row: None,
             settled: true,
             last_fault: (0, 0),
             until: Cell::new(None),
@@ -144,6 +147,9 @@ impl Task {
             {
                 thread.tid = state.tid;
             }
+        }
+        if let (true, Some(kin)) = (state.main, self.process.kin()) {
+            kin.set_alias(state.tid);
         }
         self.registers = state.registers;
         self.mask = state.mask;
@@ -218,6 +224,10 @@ impl Task {
         host::set_mask(self.mask);
         loop {
             if self.settled && self.must_rest() {
+                if self.process.replaced.load(Ordering::Acquire) {
+                    self.vanish();
+                    return;
+                }
                 self.come_to_rest();
             }
             self.settled = true;
@@ -361,7 +371,7 @@ impl Task {
     fn restarts(&self, number: u64) -> bool {
         match host::pending() {
             host::STOP => true,
-            0 => false,
+            0 => host::was_quiet(),
             signal => {
                 let restartable = syscalls::is_restartable(number, &self.registers);
                 let index = usize::try_from(signal).unwrap_or(0);
@@ -612,7 +622,16 @@ impl Task {
     pub fn die(&self, signal: i32, why: &str) -> ! {
         let last = syscalls::describe(&self.process.ledger.recent());
         let message = format!("{} {why}; last system calls: {last}", signal_name(signal));
-        self.process.ledger.end(Cause::Signal, Some(signal), &message);
+        if self.is_first() {
+            self.process.ledger.end(Cause::Signal, Some(signal), &message);
+        } else {
+            self.process
+                .ledger
+                .note(&format!("process {}: {message}", sys::process_id()));
+            if !self.shared {
+                crate::lifecycle::leave(&self.process);
+            }
+        }
         if self.process.trace {
             eprintln!("mayfly-monitor: the guest died: {message}");
         }
@@ -622,19 +641,36 @@ impl Task {
     /// Ends the process because something is wrong that no signal describes.
     pub fn fatal(&self, why: &str) -> ! {
         let last = syscalls::describe(&self.process.ledger.recent());
-        self.process.ledger.end(
-            Cause::Internal,
-            None,
-            &format!("{why}; last system calls: {last}"),
-        );
+        let message = format!("{why}; last system calls: {last}");
+        if self.is_first() {
+            self.process.ledger.end(Cause::Internal, None, &message);
+        } else {
+            self.process.ledger.note(&message);
+        }
         eprintln!("mayfly-monitor: {why}");
         crate::lifecycle::end_process(70)
+    }
+
+    /// Whether this is the process whose end is the instance's.
+    fn is_first(&self) -> bool {
+        !self.shared && self.process.is_first()
     }
 
     // ------------------------------------------------------------------ rest
 
     fn must_rest(&self) -> bool {
-        self.process.resting.load(Ordering::Acquire) || self.process.ready.reached()
+        self.process.resting.load(Ordering::Acquire)
+            || self.process.ready.reached()
+            || self.process.replaced.load(Ordering::Acquire)
+    }
+
+    /// Another thread executes a program: this one is no more. The main host thread stays, asleep.
+    fn vanish(&mut self) {
+        self.clear_tid = 0;
+        if sys::thread_id() == sys::process_id() {
+            self.leave_main();
+        }
+        self.flow = Flow::ThreadEnd;
     }
 
     /// Keeps this thread's state for the others, and waits until the process goes on. The first to come is the leader.

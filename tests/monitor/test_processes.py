@@ -77,10 +77,3 @@ def test_scripts_run_by_their_interpreter(monitor: Path, tmp_path: Path) -> None
         path.chmod(0o755)
     finished = subprocess.run([monitor, "run", "./script", "word"], capture_output=True, cwd=tmp_path, timeout=60, check=False)
     assert finished.stdout == b"script ./script word\nother\n"
-
-
-def test_an_instance_has_no_children(monitor: Path) -> None:
-    """The table says so; what a function gets is tested in test_serving."""
-    table = subprocess.run([monitor, "syscalls"], capture_output=True, text=True, check=True).stdout
-    line = next(line for line in table.splitlines() if " fork " in line)
-    assert "ENOSYS in an instance" in line

@@ -20,6 +20,29 @@ use crate::errno::Errno;
 /// The first descriptor number of the monitor; the guest's are below.
 pub const MONITOR_FD_FLOOR: RawFd = 2048;
 
+/// The monitor's own file in `serve` and its children: the only one that the jail lets a process execute, by this number.
+pub const EXECUTABLE: RawFd = MONITOR_FD_FLOOR;
+
+/// Puts this program's own file in its place. It stays open over exec.
+///
+/// Preconditions: nothing has been raised yet.
+pub fn open_executable() -> Result<(), Errno> {
+    let file = super::host::open(super::host::working_directory(), c"/proc/self/exe", libc::O_PATH)?;
+    crate::sys::replace(&file, EXECUTABLE)?;
+    crate::sys::set_close_on_exec(&EXECUTABLE, false)?;
+    // Where it has its number already, it has no other.
+    if file.as_raw_fd() == EXECUTABLE {
+        let _ = file.into_raw_fd();
+    }
+    Ok(())
+}
+
+/// This program's own file.
+pub fn executable() -> BorrowedFd<'static> {
+    // SAFETY: put there by `open_executable`, and never closed.
+    unsafe { BorrowedFd::borrow_raw(EXECUTABLE) }
+}
+
 static NUMBERS: RwLock<()> = RwLock::new(());
 
 /// The guest's own `RLIMIT_NOFILE` (soft).
@@ -38,6 +61,14 @@ pub fn exclusive() -> Exclusive {
 pub fn private(open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
     let _opening = NUMBERS.read().unwrap_or_else(PoisonError::into_inner);
     raise(open()?)
+}
+
+/// A descriptor that the program before this one, in the same process, has passed on by its number.
+///
+/// Preconditions: nothing else in this process owns it.
+pub fn take_up(fd: RawFd) -> OwnedFd {
+    // SAFETY: by the precondition; a number that is not open gives errors, never another's file.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Moves a descriptor above the floor.

@@ -11,12 +11,14 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::host;
 use super::synthetic::Tree;
 use crate::errno::Errno;
 
 /// Whether the guest may change what a mount holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Access {
     ReadOnly,
     ReadWrite,
@@ -35,6 +37,24 @@ pub enum Purpose {
 pub trait SpecialFile: Send + Sync {
     /// The file at this moment, above the floor; may wait when it is opened. The guest gets its own open file of it.
     fn file(&self, purpose: Purpose) -> Result<OwnedFd, Errno>;
+
+    /// The descriptors that it needs in a child of the guest's process.
+    fn descriptors(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
+}
+
+/// One content at all times: what a special file is for a program that a child executes.
+struct Fixed(OwnedFd);
+
+impl SpecialFile for Fixed {
+    fn file(&self, _: Purpose) -> Result<OwnedFd, Errno> {
+        super::descriptors::private(|| Ok(self.0.try_clone()?))
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        vec![self.0.as_raw_fd()]
+    }
 }
 
 /// One entry of the table.
@@ -226,6 +246,122 @@ impl Mount {
     /// What is left of a canonical path of the guest below this mount: `""`, or `/…`.
     pub(super) fn below<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
         below(&self.path, path)
+    }
+}
+
+/// A mount as it is passed on over an exec of the monitor: descriptors by their numbers.
+#[derive(Serialize, Deserialize)]
+pub(super) struct PassedMount {
+    path: Vec<u8>,
+    access: Access,
+    devices: bool,
+    source: PassedSource,
+}
+
+#[derive(Serialize, Deserialize)]
+enum PassedSource {
+    Directory {
+        root: RawFd,
+        host: Vec<u8>,
+    },
+    Scratch {
+        parent: RawFd,
+        instance: CString,
+        name: CString,
+        host: Vec<u8>,
+        root: RawFd,
+    },
+    Tree(Tree),
+    Special(RawFd),
+}
+
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: a number that `pass` gave the process before its exec, which nothing else in this one owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+impl Mount {
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        match &self.source {
+            Source::Directory(directory) => vec![directory.root.as_raw_fd()],
+            Source::Scratch(scratch) => {
+                let root = scratch.root.load(Ordering::Acquire);
+                let mut known = vec![scratch.parent.as_raw_fd()];
+                known.extend((root >= 0).then_some(root));
+                known
+            }
+            Source::Tree(_) => Vec::new(),
+            Source::Special(file) => file.descriptors(),
+        }
+    }
+
+    /// A special file is passed on as what it is now.
+    pub(super) fn pass(&self) -> Result<PassedMount, Errno> {
+        let source = match &self.source {
+            Source::Directory(directory) => PassedSource::Directory {
+                root: directory.root.as_raw_fd(),
+                host: directory.host.clone(),
+            },
+            Source::Scratch(scratch) => PassedSource::Scratch {
+                parent: scratch.parent.as_raw_fd(),
+                instance: scratch.instance.clone(),
+                name: scratch.name.clone(),
+                host: scratch.host.clone(),
+                root: scratch.root.load(Ordering::Acquire),
+            },
+            Source::Tree(tree) => PassedSource::Tree(*tree),
+            Source::Special(file) => PassedSource::Special(file.file(Purpose::Look)?.into_raw_fd()),
+        };
+        Ok(PassedMount {
+            path: self.path.clone(),
+            access: self.access,
+            devices: self.devices,
+            source,
+        })
+    }
+}
+
+impl PassedMount {
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        match &self.source {
+            PassedSource::Directory { root, .. } | PassedSource::Special(root) => vec![*root],
+            PassedSource::Scratch { parent, root, .. } => {
+                let mut known = vec![*parent];
+                known.extend((*root >= 0).then_some(*root));
+                known
+            }
+            PassedSource::Tree(_) => Vec::new(),
+        }
+    }
+
+    pub(super) fn take_up(self) -> Mount {
+        let source = match self.source {
+            PassedSource::Directory { root, host } => Source::Directory(Directory {
+                root: owned(root),
+                host,
+            }),
+            PassedSource::Scratch {
+                parent,
+                instance,
+                name,
+                host,
+                root,
+            } => Source::Scratch(Scratch {
+                parent: owned(parent),
+                instance,
+                name,
+                host,
+                root: AtomicI32::new(root),
+            }),
+            PassedSource::Tree(tree) => Source::Tree(tree),
+            PassedSource::Special(fd) => Source::Special(Box::new(Fixed(owned(fd)))),
+        };
+        Mount {
+            path: self.path,
+            access: self.access,
+            devices: self.devices,
+            source,
+        }
     }
 }
 

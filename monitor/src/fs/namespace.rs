@@ -5,9 +5,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::descriptors::guest_fd;
 use super::host;
-use super::mounts::{Access, Directory, Mount, Mounts, Scratch, Source, SpecialFile, fd_path};
+use super::mounts::{Access, Directory, Mount, Mounts, PassedMount, Scratch, Source, SpecialFile, fd_path};
 use super::owners::Owners;
 use super::resolve::{At, Last, Rules};
 use super::synthetic::{self, Devices, Machine, Tree};
@@ -241,6 +243,11 @@ impl Builder {
     }
 }
 
+/// Opens a path of the host below a directory of it, for the monitor.
+pub fn open_below(directory: BorrowedFd<'_>, path: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    host::open(directory, path, libc::O_RDONLY)
+}
+
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
     let path = host::c_string(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
     host::open(host::working_directory(), &path, libc::O_PATH | libc::O_DIRECTORY)
@@ -419,19 +426,92 @@ impl Namespace {
 
     /// The guest's open descriptors.
     pub fn open_descriptors(&self) -> Vec<RawFd> {
+        let mut numbers = self.descriptors_of_process();
+        numbers.retain(|number| guest_fd(*number).is_ok());
+        numbers
+    }
+
+    /// The monitor's open descriptors.
+    pub fn monitor_descriptors(&self) -> Vec<RawFd> {
+        let mut numbers = self.descriptors_of_process();
+        numbers.retain(|number| guest_fd(*number).is_err());
+        numbers
+    }
+
+    fn descriptors_of_process(&self) -> Vec<RawFd> {
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;
         let Ok(directory) = host::open(host::borrow(&self.proc), c"thread-self/fd", flags) else {
             return Vec::new();
         };
         let names = host::names(directory).unwrap_or_default();
         let number = |name: &Vec<u8>| std::str::from_utf8(name).ok()?.parse::<RawFd>().ok();
-        let mut numbers: Vec<_> = names
-            .iter()
-            .filter_map(number)
-            .filter(|n| guest_fd(*n).is_ok())
-            .collect();
+        let mut numbers: Vec<_> = names.iter().filter_map(number).collect();
         numbers.sort_unstable();
         numbers
+    }
+}
+
+/// A namespace as it is passed on over an exec of the monitor. Its descriptors must stay open over it.
+#[derive(Serialize, Deserialize)]
+pub struct PassedNamespace {
+    proc: RawFd,
+    mounts: Vec<PassedMount>,
+    machine: Machine,
+    devices: Vec<(usize, RawFd)>,
+    owners: Owners,
+    synthetic_directory: RawFd,
+}
+
+impl PassedNamespace {
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let mut known = vec![self.proc];
+        known.extend(self.mounts.iter().flat_map(PassedMount::descriptors));
+        known.extend(self.devices.iter().map(|(_, fd)| fd));
+        known.extend((self.synthetic_directory >= 0).then_some(self.synthetic_directory));
+        known
+    }
+
+    /// The namespace, in the process that the descriptors were passed on to.
+    pub fn take_up(self) -> Namespace {
+        // SAFETY: numbers that `pass` named before the exec, which nothing else in this process owns.
+        let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut mounts = Mounts::new();
+        for mount in self.mounts {
+            mounts.insert(mount.take_up());
+        }
+        let devices = self.devices.into_iter();
+        Namespace {
+            proc: owned(self.proc),
+            mounts,
+            machine: self.machine,
+            devices: Devices::take_up(devices.map(|(place, fd)| (place, owned(fd))).collect()),
+            owners: self.owners,
+            synthetic_directory: AtomicI32::new(self.synthetic_directory),
+        }
+    }
+}
+
+impl Namespace {
+    /// The descriptors that the namespace consists of.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let mut known = vec![self.proc.as_raw_fd()];
+        known.extend(self.mounts.iter().flat_map(Mount::descriptors));
+        known.extend(self.devices.numbers().iter().map(|(_, fd)| fd));
+        let synthetic = self.synthetic_directory.load(Ordering::Acquire);
+        known.extend((synthetic >= 0).then_some(synthetic));
+        known
+    }
+
+    /// What a process needs that goes on as another program.
+    pub fn pass(&self) -> Result<PassedNamespace, Errno> {
+        Ok(PassedNamespace {
+            proc: self.proc.as_raw_fd(),
+            mounts: self.mounts.iter().map(Mount::pass).collect::<Result<_, _>>()?,
+            machine: self.machine.clone(),
+            devices: self.devices.numbers(),
+            owners: self.owners,
+            synthetic_directory: self.synthetic_directory.load(Ordering::Acquire),
+        })
     }
 }
 

@@ -7,7 +7,7 @@
 pub const USER_RANGE: u32 = 1 << 16;
 
 /// The two kinds of numbers. The default takes them for the same, as for a program that is run by hand.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Owners {
     /// User and group of the process.
     own: Option<(u32, u32)>,

@@ -3,7 +3,8 @@
 //! A guest's paths are resolved inside its root by the monitor; should that fail, or should the monitor fall, the kernel still
 //! refuses every file that is not in the `Space`, every TCP port, abstract sockets of others, and signals to processes
 //! outside. What was opened before (the KVM device, the listening socket, the control stream) stays usable, and so do files
-//! without a place in the tree (memory, pipes). Nothing may be executed: the host never executes what a guest brings.
+//! without a place in the tree (memory, pipes). Nothing may be executed but the monitor's own file: the host never executes
+//! what a guest brings.
 //!
 //! Older kernels know fewer of these rules; then the rest is enforced, and `Layer::detail` says so.
 #![allow(unsafe_code)]
@@ -46,6 +47,8 @@ pub struct Space<'a> {
     pub keep: &'a [&'a Path],
     /// See the names below these: `/proc`, for the guest's own descriptors.
     pub list: &'a [&'a Path],
+    /// The only file that may be executed: the monitor's own.
+    pub execute: Option<BorrowedFd<'a>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +107,16 @@ impl Rules {
                 }) => {}
                 Err(error) => return Err(error),
             }
+        }
+        if let Some(file) = space.execute {
+            let place = private(|| Ok(file.try_clone_to_owned()?)).map_err(|source| FilesError::Path {
+                path: PathBuf::from("/proc/self/exe"),
+                source,
+            })?;
+            fixed.push(Rule {
+                place,
+                access: make_bitflags!(AccessFs::{Execute | ReadFile}),
+            });
         }
         let writable = |paths: &[&Path]| -> Result<Vec<Rule>, FilesError> {
             let rule = |path: &&Path| {

@@ -93,13 +93,20 @@ fn judge(rule: &Rule) -> Result<BpfProgram, TooLong> {
     for conditions in alternatives {
         // From the last comparison to the first, since each jumps over all that follow.
         let mut alternative = vec![give(then)];
-        for Word { offset, mask, value } in conditions.iter().flat_map(words).rev() {
+        for word in conditions.iter().flat_map(words).rev() {
+            let Word {
+                offset,
+                mask,
+                value,
+                differs,
+            } = word;
             let rest = u8::try_from(alternative.len()).map_err(|_| TooLong)?;
             let mut step = vec![statement(LOAD, offset)];
             if mask != u32::MAX {
                 step.push(statement(AND, mask));
             }
-            step.push(branch(JUMP_IF_EQUAL, value, 0, rest));
+            let (equal, other) = if differs { (rest, 0) } else { (0, rest) };
+            step.push(branch(JUMP_IF_EQUAL, value, equal, other));
             step.append(&mut alternative);
             alternative = step;
         }
@@ -114,14 +121,14 @@ struct Word {
     offset: u32,
     mask: u32,
     value: u32,
+    /// The condition holds if the value is another one.
+    differs: bool,
 }
 
 fn words(condition: &Condition) -> Vec<Word> {
     let (mask, value) = match condition.test {
-        Test::Is(value) => (u64::MAX, value),
+        Test::Is(value) | Test::IsNot(value) => (u64::MAX, value),
         Test::Bits { mask, value } => (mask, value),
-        // Not filled in: any process.
-        Test::IsOwnProcess => (0, 0),
     };
     let offset = ARGUMENTS + 8 * u32::from(condition.argument);
     let halves = [(offset, 0), (offset + 4, 32)];
@@ -135,6 +142,7 @@ fn words(condition: &Condition) -> Vec<Word> {
             offset: *offset,
             mask: half(mask, *shift),
             value: half(value, *shift),
+            differs: matches!(condition.test, Test::IsNot(_)),
         })
         .filter(|word| word.mask != 0)
         .collect()

@@ -12,6 +12,8 @@ use kvm_bindings as kvm;
 use libc::c_long;
 
 use crate::clock::timers::SET_TICKS;
+use crate::fs::descriptors::EXECUTABLE;
+use crate::signals::host::STOP_SIGNAL;
 
 /// Sets of phases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +50,8 @@ pub enum Test {
         mask: u64,
         value: u64,
     },
-    /// The id of the process. In the filter that a child inherits, where it is not known yet, any.
-    IsOwnProcess,
+    /// Anything but this; of an int.
+    IsNot(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,11 +139,16 @@ const fn bits(argument: u8, mask: u64, value: u64) -> Condition {
     }
 }
 
-const OWN_PROCESS: &[Condition] = &[Condition {
-    argument: 0,
-    kernel_reads: Width::Int,
-    test: Test::IsOwnProcess,
-}];
+const fn int_not(argument: u8, value: u64) -> Condition {
+    Condition {
+        argument,
+        kernel_reads: Width::Int,
+        test: Test::IsNot(value),
+    }
+}
+
+/// The number of the monitor's own file, which stays what it is: nothing else can be put there.
+const OWN_FILE: u64 = c(EXECUTABLE);
 
 /// The constants of libc are ints and never negative here.
 #[allow(clippy::cast_sign_loss)]
@@ -193,6 +200,8 @@ const THREAD: u64 = c(libc::CLONE_VM
     | libc::CLONE_SETTLS
     | libc::CLONE_PARENT_SETTID
     | libc::CLONE_CHILD_CLEARTID);
+/// What a child shares that executes a program at once.
+const VFORK: u64 = c(libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD);
 /// `fork` of the C library.
 const FORK: u64 = c(libc::CLONE_CHILD_CLEARTID | libc::CLONE_CHILD_SETTID | libc::SIGCHLD);
 
@@ -253,6 +262,10 @@ pub const ROWS: &[Row] = &[
         kvm_request::<kvm::kvm_device_attr>(WRITE, 0xe1),
         "KVM_SET_DEVICE_ATTR: a vCPU's time-stamp counter is the host's"
     ),
+    ioctl!(
+        kvm_request::<kvm::kvm_cpuid2>(READ | WRITE, 0x05),
+        "KVM_GET_SUPPORTED_CPUID: behind an exec"
+    ),
     // Flags of descriptors, and questions.
     ioctl!(SET_TICKS, "how often a timerfd of the snapshot had expired"),
     ioctl!(libc::FIONBIO, "the non-blocking flag"),
@@ -304,11 +317,21 @@ pub const ROWS: &[Row] = &[
     guest(libc::SYS_fadvise64, ""),
     guest(libc::SYS_flock, ""),
     // Descriptors.
-    any(libc::SYS_close, ""),
-    any(libc::SYS_close_range, ""),
+    row(
+        libc::SYS_close,
+        Phases::EVERY,
+        &[int_not(0, OWN_FILE)],
+        "the monitor's own file stays at its number",
+    ),
+    row(
+        libc::SYS_close_range,
+        Phases::EVERY,
+        &[bits(1, !0x7ff, 0)],
+        "the guest's numbers",
+    ),
     any(libc::SYS_dup, ""),
-    any(libc::SYS_dup2, ""),
-    any(libc::SYS_dup3, ""),
+    row(libc::SYS_dup2, Phases::EVERY, &[int_not(1, OWN_FILE)], ""),
+    row(libc::SYS_dup3, Phases::EVERY, &[int_not(1, OWN_FILE)], ""),
     any(libc::SYS_pipe2, ""),
     any(libc::SYS_memfd_create, ""),
     any(libc::SYS_eventfd2, ""),
@@ -362,11 +385,9 @@ pub const ROWS: &[Row] = &[
     any(libc::SYS_statx, ""),
     any(libc::SYS_fstatfs, ""),
     any(libc::SYS_readlinkat, ""),
-    row(
+    guest(
         libc::SYS_readlink,
-        Phases::BOOT,
-        &[],
-        "the standard library's: what the descriptors of a snapshot are",
+        "the standard library's: what the descriptors of a snapshot are; the C library's at its start",
     ),
     row(
         libc::SYS_kcmp,
@@ -496,6 +517,31 @@ pub const ROWS: &[Row] = &[
         &[long(0, FORK)],
         "a process, by fork",
     ),
+    row(
+        libc::SYS_clone,
+        Phases::GUEST,
+        &[long(0, FORK)],
+        "a child of the guest's process",
+    ),
+    row(
+        libc::SYS_clone,
+        Phases::GUEST,
+        &[long(0, VFORK)],
+        "the same, in its parent's memory until it executes",
+    ),
+    row(
+        libc::SYS_execveat,
+        Phases::GUEST,
+        &[int(0, OWN_FILE), int(4, c(libc::AT_EMPTY_PATH))],
+        "the monitor's own file, which landlock lets be executed alone",
+    ),
+    row(
+        libc::SYS_arch_prctl,
+        Phases::GUEST,
+        &[int(0, 0x1002)],
+        "its start: the thread's own memory",
+    ),
+    guest(libc::SYS_set_tid_address, "its start"),
     answer(
         libc::SYS_clone3,
         libc::ENOSYS,
@@ -542,34 +588,26 @@ pub const ROWS: &[Row] = &[
     any(libc::SYS_getrusage, ""),
     any(libc::SYS_uname, ""),
     any(libc::SYS_getrandom, ""),
-    any(libc::SYS_wait4, "a guest has no children"),
+    any(libc::SYS_wait4, "own children"),
     any(libc::SYS_waitid, ""),
-    row(libc::SYS_pidfd_open, Phases::GUEST, OWN_PROCESS, "itself"),
-    answer(
-        libc::SYS_pidfd_send_signal,
-        libc::EPERM,
-        &[],
-        "a directory of /proc is a process, too",
+    guest(
+        libc::SYS_pidfd_open,
+        "the processes of the instance, by landlock's scope for whatever it is used",
     ),
-    serve(libc::SYS_setpgid, ""),
-    serve(libc::SYS_setsid, "a child leads its own session"),
-    // Signals: to others from `serve` alone.
+    guest(libc::SYS_pidfd_send_signal, "the same"),
+    guest(libc::SYS_setpgid, "own children, in the own session"),
+    any(libc::SYS_setsid, "an instance leads its own session"),
+    // Signals: a guest's processes signal each other. To others landlock's scope keeps them from it, and a pid namespace.
     any(libc::SYS_rt_sigaction, ""),
     any(libc::SYS_rt_sigprocmask, ""),
     any(libc::SYS_rt_sigreturn, ""),
     any(libc::SYS_sigaltstack, ""),
     guest(libc::SYS_rt_sigpending, ""),
     guest(libc::SYS_rt_sigtimedwait, ""),
-    serve(libc::SYS_kill, ""),
-    row(libc::SYS_kill, Phases::GUEST, OWN_PROCESS, "itself"),
-    row(libc::SYS_tgkill, Phases::EVERY, OWN_PROCESS, "own threads"),
-    row(libc::SYS_rt_sigqueueinfo, Phases::GUEST, OWN_PROCESS, "itself"),
-    row(
-        libc::SYS_rt_tgsigqueueinfo,
-        Phases::GUEST,
-        OWN_PROCESS,
-        "own threads",
-    ),
+    any(libc::SYS_kill, ""),
+    any(libc::SYS_tgkill, ""),
+    guest(libc::SYS_rt_sigqueueinfo, ""),
+    guest(libc::SYS_rt_tgsigqueueinfo, ""),
     // Settings of the own process.
     row(
         libc::SYS_prctl,
@@ -600,6 +638,30 @@ pub const ROWS: &[Row] = &[
         Phases::SERVE,
         &[int(0, c(libc::PR_SET_PDEATHSIG))],
         "a child dies with serve",
+    ),
+    row(
+        libc::SYS_prctl,
+        Phases::GUEST,
+        &[int(0, c(libc::PR_SET_PDEATHSIG)), long(1, c(STOP_SIGNAL))],
+        "a child ends with its instance",
+    ),
+    row(
+        libc::SYS_prctl,
+        Phases::GUEST,
+        &[int(0, c(libc::PR_SET_PDEATHSIG)), long(1, c(libc::SIGKILL))],
+        "until it executes: with its parent",
+    ),
+    row(
+        libc::SYS_prctl,
+        Phases::GUEST,
+        &[int(0, c(libc::PR_SET_DUMPABLE)), long(1, 0)],
+        "an exec undoes it",
+    ),
+    row(
+        libc::SYS_prctl,
+        Phases::SERVE,
+        &[int(0, c(libc::PR_SET_CHILD_SUBREAPER))],
+        "an instance keeps its orphans",
     ),
     row(
         libc::SYS_prctl,

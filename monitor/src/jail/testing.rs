@@ -14,6 +14,10 @@ impl Child {
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0);
         if pid == 0 {
+            // As in `serve`: no descriptor that is closed has this number.
+            if crate::sys::closes_on_exec(&crate::fs::descriptors::EXECUTABLE).is_err() {
+                crate::fs::descriptors::open_executable().unwrap();
+            }
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
             // SAFETY: does not return.
             unsafe { libc::_exit(if done.is_ok() { 0 } else { 101 }) };

@@ -43,6 +43,7 @@ impl Tree {
                 write: &[&scratch],
                 keep: &[],
                 list: &[Path::new("/proc")],
+                execute: None,
             };
             let mut jail = Jail::enter(&space, Mode::Enforce, &Enclosed::default()).unwrap();
             jail.lock_files().unwrap();
@@ -339,6 +340,7 @@ fn no_privilege_is_needed() {
             write: &[&scratch],
             keep: &[],
             list: &[Path::new("/proc")],
+            execute: None,
         };
         let mut jail = Jail::enter(&space, Mode::Enforce, &Enclosed::default()).unwrap();
         jail.lock_files().unwrap();
@@ -417,6 +419,7 @@ fn a_boot_reads_what_proc_says_of_itself_alone() {
             write: &[&scratch],
             keep: &[],
             list: &[Path::new("/proc")],
+            execute: None,
         };
         let mut jail = Jail::enter(&space, Mode::Enforce, &Enclosed::default()).unwrap();
         let parent = std::process::id();
@@ -571,6 +574,7 @@ fn cost() {
             write: &[&scratch],
             keep: &[],
             list: &[Path::new("/proc")],
+            execute: None,
         };
         let begun = Instant::now();
         let mut jail = Jail::enter(&space, Mode::Enforce, &Enclosed::default()).unwrap();

@@ -12,6 +12,7 @@ use super::access;
 use super::host_side::{host_advise, host_map, host_protect, reserve};
 use super::mapping::{Backing, MappedFile, Mapping, Origin};
 use crate::errno::{Errno, SysResult};
+use crate::kin::Kin;
 use crate::sys;
 use crate::vm::kvm::Vm;
 use crate::vm::layout::{
@@ -52,9 +53,11 @@ pub struct Space {
     files: BTreeMap<u64, MappedFile>,
     /// The key of the next file.
     next_object: u64,
-    /// Bytes committed, and the most allowed.
+    /// Bytes committed, and the most allowed for all processes that share the account.
     committed: u64,
     limit: u64,
+    /// Where the processes of an instance note what they commit, and the row of this one.
+    account: Option<(&'static Kin, usize)>,
     /// Counts changes: a fault whose cause another thread just removed is retried once per generation.
     pub generation: u64,
 }
@@ -76,6 +79,7 @@ impl Space {
             next_object: 0,
             committed: 0,
             limit,
+            account: None,
             generation: 0,
         };
         space.vm.ensure(0, LOW_END)?;
@@ -96,6 +100,47 @@ impl Space {
 
     pub fn committed(&self) -> u64 {
         self.committed
+    }
+
+    /// Counts what is committed here and in all other processes of the instance as one.
+    pub fn share_account(&mut self, kin: &'static Kin, row: usize) {
+        self.account = Some((kin, row));
+        self.publish();
+    }
+
+    /// Whether a copy of this address space fits the limit; it is booked in `row` then.
+    pub fn book_copy(&self, row: usize) -> Result<(), Errno> {
+        let Some((kin, _)) = self.account else {
+            return Ok(());
+        };
+        kin.commit(row, self.committed);
+        if kin.committed() > self.limit {
+            kin.commit(row, 0);
+            return Err(Errno::NOMEM);
+        }
+        Ok(())
+    }
+
+    fn publish(&self) {
+        if let Some((kin, row)) = self.account {
+            kin.commit(row, self.committed);
+        }
+    }
+
+    /// Gives all memory back and begins anew under `vm`: for a program that is executed.
+    pub fn begin_again(&mut self, vm: Vm) -> Result<(), Errno> {
+        reserve(0, WINDOW, libc::MAP_FIXED)?;
+        self.tables.clear()?;
+        low::build(&mut self.tables)?;
+        self.vm = vm;
+        self.mappings.clear();
+        self.files.clear();
+        (self.heap_start, self.heap_end) = (0, 0);
+        self.committed = 0;
+        self.publish();
+        self.generation += 1;
+        self.vm.ensure(0, LOW_END)?;
+        self.vm.ensure_tables(self.tables.bytes())
     }
 
     pub fn state(&self) -> SpaceState {
@@ -297,8 +342,19 @@ impl Space {
     }
 
     pub(super) fn check_limit(&self, released: u64, wanted: u64) -> Result<(), Errno> {
-        if self.committed - released + wanted > self.limit || self.mappings.len() > MAPPINGS_MAX {
+        let own = self.committed - released + wanted;
+        if own > self.limit || self.mappings.len() > MAPPINGS_MAX {
             return Err(Errno::NOMEM);
+        }
+        if let Some((kin, row)) = self.account
+            && wanted > released
+        {
+            // Booked before it is added up: two processes never both take the last of it.
+            kin.commit(row, own);
+            if kin.committed() > self.limit {
+                self.publish();
+                return Err(Errno::NOMEM);
+            }
         }
         Ok(())
     }
@@ -319,6 +375,7 @@ impl Space {
                 self.mappings.insert(to, whole.later(to - whole_start));
             }
         }
+        self.publish();
     }
 
     /// Adds a mapping over free space, merged with equal neighbours.
@@ -348,6 +405,7 @@ impl Space {
             mapping.end = right.end;
         }
         self.mappings.insert(start, mapping);
+        self.publish();
     }
 
     /// The highest free range of `length` bytes below `top`.

@@ -14,9 +14,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::host;
 use crate::errno::Errno;
-use crate::fs::descriptors::private;
+use crate::fs::descriptors::{private, take_up};
 
 /// Names made after which dead ones are looked for.
 const SWEEP_EVERY: u32 = 1024;
@@ -31,7 +33,44 @@ pub struct Place {
     made: AtomicU32,
 }
 
+/// A place as it is passed on over an exec of the monitor.
+#[derive(Serialize, Deserialize)]
+pub struct PassedPlace {
+    pub directory: RawFd,
+    suffix: String,
+}
+
+impl PassedPlace {
+    pub fn take_up(self) -> Place {
+        Place {
+            directory: take_up(self.directory),
+            suffix: self.suffix,
+            made: AtomicU32::new(0),
+        }
+    }
+}
+
 impl Place {
+    pub fn pass(&self) -> PassedPlace {
+        PassedPlace {
+            directory: self.directory.as_raw_fd(),
+            suffix: self.suffix.clone(),
+        }
+    }
+
+    pub fn descriptor(&self) -> RawFd {
+        self.directory.as_raw_fd()
+    }
+
+    /// The keys of all names.
+    pub fn keys(&self) -> Result<Vec<String>, Errno> {
+        let names = crate::fs::names_in(&self.directory)?;
+        let texts = names.into_iter().filter_map(|name| String::from_utf8(name).ok());
+        Ok(texts
+            .filter_map(|name| Some(name.strip_suffix(&self.suffix)?.to_owned()))
+            .collect())
+    }
+
     /// The private directory of an instance.
     pub fn open(directory: &Path) -> Result<Self, Errno> {
         let open = || {

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use serde::{Deserialize, Serialize};
 
 use super::address::UnixName;
 use super::host::{self, Mark};
 use super::keys::{self, Protocol};
-use super::place::Place;
+use super::place::{PassedPlace, Place};
 use crate::errno::Errno;
-use crate::fs::descriptors::{private, raise};
+use crate::fs::descriptors::{private, raise, take_up};
+use crate::serve::channel;
 use crate::sys;
 
 /// Socket pairs that a snapshot can know; more of them refuse it.
@@ -58,6 +59,10 @@ pub struct Sockets {
     pub port: Option<u16>,
     /// The call's connection until it is accepted.
     connection: Option<OwnedFd>,
+    /// Whether the call has come.
+    came: bool,
+    /// Where the connection goes instead when several processes may accept it: (its beginning, its end).
+    handover: Option<(OwnedFd, OwnedFd)>,
     /// Descriptors of the call's connection, with the family that it pretends to be of.
     calls: HashMap<RawFd, i32>,
     /// Keys of the sockets that listen on the function's port.
@@ -79,12 +84,55 @@ pub struct SocketsState {
     options: Vec<(RawFd, Vec<Remembered>)>,
 }
 
+/// The sockets that a program finds which a process executes. Descriptors by their numbers, which must stay open.
+#[derive(Serialize, Deserialize)]
+pub struct PassedSockets {
+    place: PassedPlace,
+    port: Option<u16>,
+    connection: Option<RawFd>,
+    came: bool,
+    handover: Option<(RawFd, RawFd)>,
+    calls: Vec<(RawFd, i32)>,
+    state: SocketsState,
+}
+
+impl PassedSockets {
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let mut known = vec![self.place.directory];
+        known.extend(self.connection);
+        known.extend(
+            self.handover
+                .iter()
+                .flat_map(|(beginning, end)| [*beginning, *end]),
+        );
+        known
+    }
+
+    pub fn has_connection(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    pub fn take_up(self) -> Sockets {
+        Sockets {
+            connection: self.connection.map(take_up),
+            came: self.came,
+            handover: self
+                .handover
+                .map(|(beginning, end)| (take_up(beginning), take_up(end))),
+            calls: self.calls.into_iter().collect(),
+            ..Sockets::restore(self.place.take_up(), self.port, &self.state)
+        }
+    }
+}
+
 impl Sockets {
     pub fn new(place: Place, port: Option<u16>) -> Self {
         Self {
             place,
             port,
             connection: None,
+            came: false,
+            handover: None,
             calls: HashMap::new(),
             called: Vec::new(),
             next_port: 0,
@@ -146,11 +194,89 @@ impl Sockets {
 
     /// Gives the instance its connection: the listening sockets on the function's port become readable.
     pub fn connect_call(&mut self, connection: OwnedFd) -> Result<(), Errno> {
-        self.connection = Some(raise(connection)?);
-        for key in self.called.clone() {
+        self.came = true;
+        let called = match &self.handover {
+            // Before the listeners become readable: who accepts there finds it. Some of them may be other processes'.
+            Some((beginning, _)) => {
+                channel::send(
+                    beginning.as_fd(),
+                    &channel::Message::Parked,
+                    Some(connection.as_fd()),
+                )?;
+                let mut keys = self.place.keys()?;
+                keys.retain(|key| {
+                    key.starts_with('t')
+                        && keys::address(key).is_some_and(|address| Some(address.port()) == self.port)
+                });
+                keys
+            }
+            None => {
+                self.connection = Some(raise(connection)?);
+                self.called.clone()
+            }
+        };
+        for key in called {
             self.announce(&key)?;
         }
         Ok(())
+    }
+
+    /// A process is about to be made that may accept the call's connection, too.
+    pub fn share(&mut self) -> Result<(), Errno> {
+        if self.port.is_some() && !self.came && self.handover.is_none() {
+            let (beginning, end) = sys::socket_pair(libc::SOCK_SEQPACKET)?;
+            self.handover = Some((raise(beginning)?, raise(end)?));
+        }
+        Ok(())
+    }
+
+    /// Whether the process has the call's connection open.
+    pub fn has_connection(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    /// The monitor's descriptors among them.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let mut known = vec![self.place.descriptor()];
+        known.extend(self.connection.as_ref().map(AsRawFd::as_raw_fd));
+        if let Some((beginning, end)) = &self.handover {
+            known.extend([beginning.as_raw_fd(), end.as_raw_fd()]);
+        }
+        known
+    }
+
+    /// Those of the guest's descriptors that listen on the function's port.
+    pub fn listeners(&self, open: &[RawFd]) -> Vec<RawFd> {
+        let listens = |fd: RawFd| {
+            let key = Self::key_of(&host::local(fd)).filter(|key| key.starts_with('t'));
+            let port = key
+                .and_then(|key| keys::address(&key))
+                .map(|address| address.port());
+            port.is_some() && port == self.port && host::is_listening(fd)
+        };
+        open.iter().copied().filter(|fd| listens(*fd)).collect()
+    }
+
+    /// What stays of them when the process goes on as another program.
+    pub fn pass(&self) -> PassedSockets {
+        let stays = |fd: RawFd| sys::closes_on_exec(&fd) == Ok(false);
+        let calls = self.calls.iter().map(|(fd, family)| (*fd, *family));
+        let state = self.state();
+        PassedSockets {
+            place: self.place.pass(),
+            port: self.port,
+            connection: self.connection.as_ref().map(AsRawFd::as_raw_fd),
+            came: self.came,
+            handover: self
+                .handover
+                .as_ref()
+                .map(|(beginning, end)| (beginning.as_raw_fd(), end.as_raw_fd())),
+            calls: calls.filter(|(fd, _)| stays(*fd)).collect(),
+            state: SocketsState {
+                options: state.options.into_iter().filter(|(fd, _)| stays(*fd)).collect(),
+                ..state
+            },
+        }
     }
 
     /// A connection without a name stands for the call's: those of the guest have one.
@@ -166,7 +292,13 @@ impl Sockets {
 
     /// The call's connection, for the first who accepts it.
     pub fn take_connection(&mut self) -> Option<OwnedFd> {
-        self.connection.take()
+        match (&self.handover, self.connection.take()) {
+            (Some((_, end)), None) => match channel::receive(end.as_fd()) {
+                channel::Received::Message(_, Some(connection)) => raise(connection).ok(),
+                _ => None,
+            },
+            (_, connection) => connection,
+        }
     }
 
     pub fn accepted_call(&mut self, fd: RawFd, family: i32) {

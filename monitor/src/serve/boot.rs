@@ -41,7 +41,6 @@ pub fn run(mut world: World, setup: Setup, jail: &Jail) -> ! {
             end_process(1)
         }
     };
-    crate::signals::host::keep_stoppable();
     let timers = process.clone();
     process.ready.settling.allow(
         Box::new(move |most| timers.lock_timers().longest(most)),
@@ -51,10 +50,15 @@ pub fn run(mut world: World, setup: Setup, jail: &Jail) -> ! {
     process.set_plan(Box::new(move |process, threads| {
         // The ends that keep the program's input open live until here.
         let _streams = streams;
-        let taken = Snapshot::take(process, threads, &noted, remaining.image.as_fd()).and_then(|snapshot| {
-            let (image, head) = (remaining.image.as_fd(), remaining.head.as_fd());
-            file::seal(&snapshot, image, &remaining.stamp, head)
-        });
+        let others = process.ledger.kin.others();
+        let taken = if others > 0 {
+            Err(SnapshotError::Refused(format!("child processes: {others}")))
+        } else {
+            Snapshot::take(process, threads, &noted, remaining.image.as_fd()).and_then(|snapshot| {
+                let (image, head) = (remaining.image.as_fd(), remaining.head.as_fd());
+                file::seal(&snapshot, image, &remaining.stamp, head)
+            })
+        };
         match taken {
             Ok(()) => setup.tell(&Message::Snapshot, None),
             Err(SnapshotError::Refused(why)) => setup.tell(&Message::Refused(why), None),

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::{Arc, Mutex};
 
@@ -21,7 +21,7 @@ use crate::loader;
 use crate::memory::space::Space;
 use crate::network::place::Place;
 use crate::network::sockets::Sockets;
-use crate::process::{Identity, Parts, Process};
+use crate::process::{Identity, Member, Parts, Process};
 use crate::signals::{Action, host};
 use crate::snapshot::format::Stamp;
 use crate::syscalls::sockets;
@@ -39,6 +39,8 @@ pub struct Setup {
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
     pub ledger: &'static Ledger,
+    /// The memory file of the ledger.
+    pub memory: RawFd,
 }
 
 impl Setup {
@@ -138,12 +140,12 @@ pub fn place_streams(streams: &[OwnedFd; 3]) -> Result<(), Errno> {
 const OWN_FILE_BYTES: u64 = 256 << 20;
 const OWN_MEMORY_BYTES: u64 = 512 << 20;
 
-/// The first steps after fork: a group of its own, nothing of the parent's, a place for the names of its sockets, the jail.
+/// The first steps after fork: a session of its own, nothing of the parent's, a place for the names of its sockets, the jail.
 pub fn begin(world: &mut World, setup: &Setup, jail: &Jail, phase: Phase) {
     // SAFETY: no pointers.
     unsafe {
-        // A group of its own: what the guest signals is itself.
-        libc::setpgid(0, 0);
+        // A session of its own: what the guest signals are its own processes.
+        libc::setsid();
         // Whatever of the parent's is below the floor would be taken for the guest's.
         libc::syscall(
             libc::SYS_close_range,
@@ -152,7 +154,12 @@ pub fn begin(world: &mut World, setup: &Setup, jail: &Jail, phase: Phase) {
             0,
         );
     }
+    if let Err(errno) = crate::sys::adopt_orphans() {
+        setup.fail(&format!("prctl: {errno}"));
+    }
+    setup.ledger.kin.begin(crate::sys::process_id());
     guest::prepare_process();
+    host::keep_stoppable();
     crate::fs::descriptors::set_limit(guest::CONTAINED_FILES);
     let scratch = world.options.scratch.join(&setup.name);
     if let Err(error) = std::fs::DirBuilder::new().mode(0o700).create(&scratch) {
@@ -214,6 +221,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         rehearsed,
         place,
         enclosed: _,
+        orphans: _,
     } = world;
     let place = place.ok_or_else(|| internal("sockets", &"no place for their names"))?;
     let vm = device.create_vm().map_err(|error| internal("KVM", &error))?;
@@ -274,6 +282,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         memory_limit: bundle.function.memory_bytes,
         trace: false,
         contained: true,
+        member: Some(Member::new(0, setup.memory)),
         launch: None,
     }));
     let mut vcpu = process.take_vcpu().map_err(|error| internal("vCPU", &error))?;

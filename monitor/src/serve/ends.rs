@@ -29,6 +29,7 @@ impl Parent {
         let Some(mut child) = self.children.remove(&number) else {
             return Ok(());
         };
+        child.ledger.kin.close();
         // A sibling that was forked just now may still hold copies.
         let connection = child.call.as_ref().and_then(|call| call.connection.as_ref());
         for fd in [

@@ -25,7 +25,7 @@ use crate::jail::{Jail, Phase};
 use crate::lifecycle::end_process;
 use crate::memory::space::Space;
 use crate::network::sockets::Sockets;
-use crate::process::{Identity, Parts, Process, Thread};
+use crate::process::{Identity, Member, Parts, Process, Thread};
 use crate::signals::{Actions, host, mirror_action};
 use crate::snapshot::{Snapshot, descriptors};
 use crate::task::{Task, TaskState};
@@ -215,6 +215,7 @@ fn restore(
         rehearsed,
         place,
         enclosed: _,
+        orphans: _,
     } = world;
     let text = |what: &'static str| move |error: Errno| format!("{what}: {error}");
     let vm = device.create_vm().map_err(|error| error.to_string())?;
@@ -287,6 +288,7 @@ fn restore(
         memory_limit: bundle.function.memory_bytes,
         trace: false,
         contained: true,
+        member: Some(Member::new(0, setup.memory)),
         launch: None,
     }));
     if let Some(storage) = &process.storage {
@@ -360,7 +362,6 @@ fn run_program(world: World, setup: Setup, launch: &Launch, streams: Streams, id
         process.ready.pass();
         await_call(&process, &setup, &remaining, pipes, id);
     } else {
-        host::keep_stoppable();
         process.set_plan(Box::new(move |process, _| {
             await_call(process, &setup, &remaining, pipes, id)
         }));

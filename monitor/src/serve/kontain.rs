@@ -1,6 +1,6 @@
 //! `/.request` and `/.reply` of a Kontain function, before and during its call.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::contracts::Kontain;
@@ -33,6 +33,14 @@ impl Files {
         self.call.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    fn descriptor(&self, reply: bool) -> Vec<RawFd> {
+        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = call
+            .as_ref()
+            .map(|call| if reply { call.reply() } else { call.request() });
+        file.iter().map(AsRawFd::as_raw_fd).collect()
+    }
+
     fn file(&self, purpose: Purpose, reply: bool) -> Result<OwnedFd, Errno> {
         if !reply && purpose == Purpose::Open {
             self.ready.before(&Wait::OpenRequest)?;
@@ -55,6 +63,10 @@ impl SpecialFile for Request {
     fn file(&self, purpose: Purpose) -> Result<OwnedFd, Errno> {
         self.0.file(purpose, false)
     }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        self.0.descriptor(false)
+    }
 }
 
 pub struct Reply(pub Arc<Files>);
@@ -62,5 +74,9 @@ pub struct Reply(pub Arc<Files>);
 impl SpecialFile for Reply {
     fn file(&self, purpose: Purpose) -> Result<OwnedFd, Errno> {
         self.0.file(purpose, true)
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        self.0.descriptor(true)
     }
 }

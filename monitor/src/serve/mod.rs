@@ -5,19 +5,20 @@
 //! bounded log bytes and the numbers of the ledger.
 
 mod boot;
-mod channel;
+pub mod channel;
 mod child;
 mod ends;
 mod instance;
 mod keeping;
 mod kontain;
 mod offspring;
+mod orphans;
 mod parent;
 mod pool;
 mod rehearsal;
 mod watching;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -163,6 +164,8 @@ pub struct World {
     /// Where the sockets of a child have their names: made by the child.
     pub place: Option<Place>,
     pub enclosed: Enclosed,
+    /// For `serve` alone.
+    orphans: Option<orphans::Orphans>,
 }
 
 /// How an instance begins.
@@ -192,6 +195,8 @@ impl World {
         let enclosure = enclose(&bundle, &options)?;
         bundle.root.clone_from(&enclosure.root);
         options.scratch.clone_from(&enclosure.scratch);
+        let orphans = orphans::Orphans::adopt(enclosure.proc.as_fd(), enclosure.enclosed.init)
+            .map_err(host_error("/proc/thread-self/children"))?;
         let ready = Arc::new(Ready::new(Some(bundle.function.contract)));
         let kontain = Arc::new(kontain::Files::new(ready.clone()));
         let files = namespace(&bundle, &enclosure, &kontain)?;
@@ -214,6 +219,7 @@ impl World {
             rehearsed,
             place: None,
             enclosed: enclosure.enclosed,
+            orphans: Some(orphans),
         })
     }
 }

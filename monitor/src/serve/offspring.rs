@@ -46,6 +46,7 @@ impl Child {
     pub(super) fn kill(&mut self, cause: Cause) {
         if self.killed.is_none() {
             self.killed = Some(cause);
+            self.ledger.kin.close();
             // The child was not reaped, so the number is still its own, and killing it cannot fail.
             let _ = sys::kill(self.pid, libc::SIGKILL);
         }

@@ -15,6 +15,7 @@ use vmm_sys_util::epoll::{Epoll, EpollEvent, EventSet};
 use super::channel::{self, Message, Received};
 use super::keeping::Keeper;
 use super::offspring::{Call, Child, send_lines};
+use super::orphans::Orphans;
 use super::watching::{Source, signal_descriptor, take_streams, unwatch, watch};
 use super::{Launch, Options, ServeError, World, host_error};
 use crate::bundle::Contract;
@@ -22,7 +23,7 @@ use crate::control::{
     Cause, Command, Commands, ControlError, ControlStream, Event, FailedReason, Input, Stream, Text,
 };
 use crate::errno::Errno;
-use crate::fs::descriptors::raise;
+use crate::fs::descriptors::{self, raise};
 use crate::jail::{Jail, JailError, Mode, Space};
 use crate::sys;
 
@@ -30,6 +31,8 @@ use crate::sys;
 const GRACE: Duration = Duration::from_millis(50);
 /// How long launching pauses when an instance could not be made.
 pub(super) const LAUNCH_PAUSE: Duration = Duration::from_millis(200);
+/// How long orphans are given to end before their list is looked at again.
+const SWEEP: Duration = Duration::from_millis(2);
 /// How long the last events may take to be read.
 const PARTING: Duration = Duration::from_secs(2);
 
@@ -59,6 +62,10 @@ pub(super) struct Parent {
     pub(super) jail: Rc<Jail>,
     /// The first process of the children's namespace, if they have one.
     pub(super) init: Option<i32>,
+    /// Not in a child.
+    pub(super) orphans: Option<Orphans>,
+    /// There may be orphans still.
+    pub(super) sweeping: bool,
 }
 
 /// What ends the loop early.
@@ -81,6 +88,10 @@ pub(super) fn stop(what: &'static str) -> impl Fn(Errno) -> Stop {
 /// Serves until drained; gives the exit status.
 pub fn serve(options: Options) -> i32 {
     crate::guest::prepare_process();
+    if let Err(errno) = descriptors::open_executable() {
+        eprintln!("mayfly-monitor: /proc/self/exe: {errno}");
+        return 1;
+    }
     // SAFETY: SIGPIPE is handled as an error of the write.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let (commands, events) = match take_streams() {
@@ -116,6 +127,7 @@ pub fn serve(options: Options) -> i32 {
     };
     let result = parent.run(&mut control, &commands, ready_timeout);
     parent.kill_all();
+    parent.bury();
     let status = match result {
         Ok(status) => status,
         Err(Stop::Orphaned | Stop::Control(_)) => 0,
@@ -162,12 +174,14 @@ fn enter_jail(world: &World) -> Result<Jail, ServeError> {
         write: &[&world.options.scratch],
         keep: &kept.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
         list: &[Path::new("/proc")],
+        execute: Some(descriptors::executable()),
     };
     Ok(Jail::enter(&space, Mode::Enforce, &world.enclosed)?)
 }
 
 impl Parent {
-    fn new(world: World, commands: i32) -> Result<Self, ServeError> {
+    fn new(mut world: World, commands: i32) -> Result<Self, ServeError> {
+        let orphans = world.orphans.take();
         let jail = enter_jail(&world)?;
         let epoll = Epoll::new().map_err(|error| host_error("epoll")(error.into()))?;
         let raised = |fd: &OwnedFd| -> Result<OwnedFd, Errno> { raise(fd.try_clone()?) };
@@ -195,6 +209,8 @@ impl Parent {
             keeper: None,
             outcome: None,
             jail: Rc::new(jail),
+            orphans,
+            sweeping: false,
         };
         watch(&parent.epoll, commands, Source::Commands, EventSet::IN)
             .map_err(|error| host_error(error.to_string())(Errno::IO))?;
@@ -240,6 +256,9 @@ impl Parent {
                 }
             }
             self.enforce();
+            if self.sweeping {
+                self.sweeping = self.kill_orphans();
+            }
             control.flush()?;
         }
     }
@@ -254,6 +273,7 @@ impl Parent {
             .chain(self.pause)
             .min();
         let wait = due.map(|at| at.saturating_duration_since(now));
+        let wait = if self.sweeping { Some(SWEEP) } else { wait };
         let wait = if control.wants_write() {
             Some(wait.unwrap_or(PARTING).min(Duration::from_millis(20)))
         } else {
@@ -399,6 +419,8 @@ impl Parent {
                 self.drain();
             }
         }
+        // What an instance left is ours now: before its directories are removed.
+        self.sweeping = self.kill_orphans() || self.init.is_some();
         // Signals merge: ask for all.
         loop {
             let mut status = 0;
@@ -424,6 +446,30 @@ impl Parent {
                 .map(|(number, _)| *number);
             if let Some(number) = number {
                 self.ended(number, status, &usage, control)?;
+            }
+        }
+    }
+
+    /// Kills what is nobody's any more. Says whether there was something.
+    fn kill_orphans(&self) -> bool {
+        let keeper = self.keeper.iter().map(|keeper| keeper.pid);
+        let known = self.children.values().map(|child| child.pid);
+        let known = known.chain(keeper).chain(self.init).collect();
+        self.orphans.as_ref().is_some_and(|orphans| orphans.kill(&known))
+    }
+
+    /// Before the end: waits for those that were killed, and for what they leave.
+    fn bury(&mut self) {
+        let begun = Instant::now();
+        loop {
+            // SAFETY: no status is asked for.
+            let pid = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
+            if pid < 0 || begun.elapsed() > PARTING {
+                return;
+            }
+            self.children.retain(|_, child| child.pid != pid);
+            if pid == 0 && !self.kill_orphans() {
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
     }

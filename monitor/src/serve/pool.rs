@@ -1,7 +1,7 @@
 //! Making children: the boot, and the clones that the pool lacks.
 #![allow(unsafe_code)]
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, EpollEvent, EventSet};
@@ -33,7 +33,7 @@ impl Parent {
             from_libc(unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })
                 .map_err(stop("fcntl"))?;
         }
-        let ledger = Ledger::allocate().map_err(stop("ledger"))?;
+        let (ledger, memory) = Ledger::allocate().map_err(stop("ledger"))?;
         // SAFETY: this process has one thread, so the child may go on as it was.
         let pid = unsafe { libc::fork() };
         if pid < 0 {
@@ -41,6 +41,7 @@ impl Parent {
         }
         if pid == 0 {
             self.children.clear();
+            self.orphans = None;
             let Some(world) = self.world.take() else {
                 crate::lifecycle::end_process(70)
             };
@@ -50,13 +51,15 @@ impl Parent {
                 stdout: child_stdout,
                 stderr: child_stderr,
                 ledger,
+                // The child's for its life.
+                memory: memory.into_raw_fd(),
             };
             drop((channel, stdout, stderr));
             let jail = self.jail.clone();
             run(world, setup, &jail, id);
             crate::lifecycle::end_process(70);
         }
-        drop((child_channel, child_stdout, child_stderr));
+        drop((child_channel, child_stdout, child_stderr, memory));
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         watch(

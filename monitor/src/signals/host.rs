@@ -13,6 +13,7 @@ use kvm_bindings::kvm_run;
 
 use crate::errno::Errno;
 use crate::host;
+use crate::kin::Kin;
 
 global_asm!(
     r#"
@@ -41,6 +42,11 @@ pub static STOPPING: AtomicBool = AtomicBool::new(false);
 /// Whether this process keeps `STOP_SIGNAL` deliverable.
 pub static STOPPABLE: AtomicBool = AtomicBool::new(false);
 
+/// The process that `STOP_SIGNAL` from the kernel says the end of, 0 where none has been asked for; and the processes of the
+/// instance, of which the parent must be one.
+static PARENT: AtomicI32 = AtomicI32::new(0);
+static KIN: AtomicPtr<Kin> = AtomicPtr::new(std::ptr::null_mut());
+
 /// SIGBUS and SIGSEGV. A thread that may touch guest memory never blocks them: a bad page met by `host::copy` would kill the
 /// monitor instead of ending the copy.
 const FAULTS: u64 = 1 << (libc::SIGBUS - 1) | 1 << (libc::SIGSEGV - 1);
@@ -52,6 +58,8 @@ struct Cell {
     pending: AtomicI32,
     info: UnsafeCell<Info>,
     run: AtomicPtr<kvm_run>,
+    /// A signal came that is not the guest's.
+    quiet: AtomicBool,
 }
 
 thread_local! {
@@ -61,6 +69,7 @@ thread_local! {
             pending: AtomicI32::new(0),
             info: UnsafeCell::new([0; 128]),
             run: AtomicPtr::new(std::ptr::null_mut()),
+            quiet: AtomicBool::new(false),
         }
     };
 }
@@ -221,6 +230,33 @@ pub fn take() -> Option<(i32, Info)> {
     })
 }
 
+/// Whether a host call was ended by a signal that is none of the guest's, so that it must be made again. Says it once.
+pub fn was_quiet() -> bool {
+    CELL.with(|cell| cell.quiet.swap(false, Ordering::Relaxed))
+}
+
+/// From now on `STOP_SIGNAL` from `parent` means that this process may have to end.
+pub fn end_with_parent(kin: &'static Kin, parent: i32) {
+    KIN.store(std::ptr::from_ref(kin).cast_mut(), Ordering::Release);
+    PARENT.store(parent, Ordering::Release);
+}
+
+/// Ends this process if its parent is no process of the instance any more. Safe in a signal handler.
+pub fn check_parent() {
+    let kin = KIN.load(Ordering::Acquire);
+    if kin.is_null() {
+        return;
+    }
+    let parent = crate::sys::parent_id();
+    // SAFETY: put there by `end_with_parent` from a reference that lives as long as the process.
+    let kin = unsafe { &*kin };
+    if kin.contains(parent) && !kin.is_closed() {
+        PARENT.store(parent, Ordering::Release);
+    } else {
+        crate::lifecycle::end_process(128 + libc::SIGKILL);
+    }
+}
+
 /// A host system call that a signal ends, or keeps from starting (`Errno::RESTART`).
 ///
 /// # Safety
@@ -286,6 +322,13 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
             },
             None => crash(signal, ip),
         }
+        return;
+    }
+    let parent = PARENT.load(Ordering::Acquire);
+    // SAFETY: as above; the sender is there for a code of 0.
+    if signal == STOP_SIGNAL && parent != 0 && code == 0 && unsafe { (*info).si_pid() } == parent {
+        check_parent();
+        CELL.with(|cell| cell.quiet.store(true, Ordering::Relaxed));
         return;
     }
     CELL.with(|cell| {

@@ -41,11 +41,11 @@ pub const ENTRIES: &[Entry] = &[
 const GROUPS_MAX: u64 = 65536;
 
 fn user(task: &Task) -> u32 {
-    task.process.identity.uid
+    task.process.identity().uid
 }
 
 fn group(task: &Task) -> u32 {
-    task.process.identity.gid
+    task.process.identity().gid
 }
 
 /// Each of the numbers must be -1, which is no change, or the own one.

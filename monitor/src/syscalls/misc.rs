@@ -248,12 +248,12 @@ fn getrandom(task: &mut Task, [buffer, length, flags, ..]: Args) -> SysResult {
 
 /// Implements getuid(2), geteuid(2).
 fn getuid(task: &mut Task, _: Args) -> SysResult {
-    Ok(task.process.identity.uid.into())
+    Ok(task.process.identity().uid.into())
 }
 
 /// Implements getgid(2), getegid(2).
 fn getgid(task: &mut Task, _: Args) -> SysResult {
-    Ok(task.process.identity.gid.into())
+    Ok(task.process.identity().gid.into())
 }
 
 fn write_three(value: u32, addresses: [u64; 3]) -> SysResult {
@@ -265,12 +265,12 @@ fn write_three(value: u32, addresses: [u64; 3]) -> SysResult {
 
 /// Implements getresuid(2).
 fn getresuid(task: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
-    write_three(task.process.identity.uid, [real, effective, saved])
+    write_three(task.process.identity().uid, [real, effective, saved])
 }
 
 /// Implements getresgid(2).
 fn getresgid(task: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
-    write_three(task.process.identity.gid, [real, effective, saved])
+    write_three(task.process.identity().gid, [real, effective, saved])
 }
 
 /// Implements getgroups(2).
@@ -288,12 +288,12 @@ fn keep(own: u32, wanted: u64) -> SysResult {
 
 /// Implements setuid(2).
 fn setuid(task: &mut Task, [wanted, ..]: Args) -> SysResult {
-    keep(task.process.identity.uid, wanted)
+    keep(task.process.identity().uid, wanted)
 }
 
 /// Implements setgid(2).
 fn setgid(task: &mut Task, [wanted, ..]: Args) -> SysResult {
-    keep(task.process.identity.gid, wanted)
+    keep(task.process.identity().gid, wanted)
 }
 
 /// Implements capget(2).

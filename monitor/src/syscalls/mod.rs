@@ -4,6 +4,7 @@
 pub mod absent;
 pub mod adjusting;
 pub mod descriptors;
+pub mod exec;
 pub mod files;
 pub mod futexes;
 pub mod identity;
@@ -94,6 +95,7 @@ const AREAS: &[&[Entry]] = &[
     absent::ENTRIES,
     adjusting::ENTRIES,
     descriptors::ENTRIES,
+    exec::ENTRIES,
     files::ENTRIES,
     futexes::ENTRIES,
     identity::ENTRIES,
@@ -137,22 +139,37 @@ pub fn name(number: u64) -> Option<&'static str> {
     Some(names::NAMES[at].1)
 }
 
-/// Numbers as names, for an explanation.
-pub fn describe(numbers: &[u32]) -> String {
-    let names: Vec<String> = numbers
-        .iter()
-        .map(|number| name(u64::from(*number)).map_or_else(|| number.to_string(), str::to_owned))
-        .collect();
-    names.join(" ")
+/// Calls by name with their results, for an explanation: `read=5 write=-32`; `futex=?` has not returned.
+pub fn describe(calls: &[(u32, Option<i64>)]) -> String {
+    let shown = calls.iter().map(|(number, result)| {
+        let name = name(u64::from(*number)).map_or_else(|| number.to_string(), str::to_owned);
+        match result {
+            None => format!("{name}=?"),
+            Some(value @ -4096..=65535) => format!("{name}={value}"),
+            Some(value) => format!("{name}={value:#x}"),
+        }
+    });
+    shown.collect::<Vec<_>>().join(" ")
 }
 
 /// Makes the call that the guest asked for.
 pub fn dispatch(task: &mut Task, number: u64) -> SysResult {
+    let ledger = task.process.ledger;
+    let place = ledger.called(u32::try_from(number).unwrap_or(u32::MAX));
+    let result = answer(task, number);
+    ledger.returned(
+        place,
+        match &result {
+            Ok(value) => value.cast_signed(),
+            Err(errno) => -i64::from(errno.0),
+        },
+    );
+    result
+}
+
+fn answer(task: &mut Task, number: u64) -> SysResult {
     let r = task.registers;
     let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
-    task.process
-        .ledger
-        .count_syscall(u32::try_from(number).unwrap_or(u32::MAX));
     let Some(entry) = find(number) else {
         report_unknown(number);
         return Err(Errno::NOSYS);
@@ -171,14 +188,6 @@ pub fn dispatch(task: &mut Task, number: u64) -> SysResult {
     };
     eprintln!("[{tid}] {call}({a:#x}, {b:#x}, {c:#x}, {d:#x}, {e:#x}, {f:#x}) = {shown}");
     result
-}
-
-/// One line when a program first needs something that an instance does not have.
-pub fn report_refused(what: &str) {
-    static SAID: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-    if !SAID.swap(true, Ordering::Relaxed) {
-        eprintln!("mayfly-monitor: {what} is not supported in an instance: ENOSYS");
-    }
 }
 
 /// One line for each unknown number, however often it is called.

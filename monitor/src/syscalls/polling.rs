@@ -529,15 +529,19 @@ fn inotify_rm_watch(task: &mut Task, [fd, watch, ..]: Args) -> SysResult {
 
 // ---------------------------------------------------------------------- processes as descriptors
 
-/// Implements pidfd_open(2) for the process itself and its children.
+/// Implements pidfd_open(2) for the processes of an instance; under `run` for the process itself and its children.
 fn pidfd_open(task: &mut Task, [pid, flags, ..]: Args) -> SysResult {
     const P_PID: u64 = 1;
-    // SAFETY: getpid has no preconditions.
-    let own = unsafe { libc::getpid() };
     if int(pid) <= 0 {
         return Err(Errno::INVAL);
     }
-    if int(pid) != own {
+    if let Some(kin) = task.process.kin() {
+        let pid = kin.find(int(pid)).ok_or(Errno::SRCH)?;
+        let pid = u64::from(pid.unsigned_abs());
+        // SAFETY: no pointers; the result is a new descriptor.
+        return unsafe { make(task, libc::SYS_pidfd_open, [pid, flags, 0, 0, 0, 0]) };
+    }
+    if int(pid) != crate::sys::process_id() {
         let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
         // SAFETY: no pointers: nothing is taken, only whether there is such a child.
         let child = unsafe { task.host(libc::SYS_waitid, [P_PID, pid, 0, register(options), 0, 0]) };
@@ -553,6 +557,10 @@ fn pidfd_open(task: &mut Task, [pid, flags, ..]: Args) -> SysResult {
 fn pidfd_send_signal(task: &mut Task, [fd, signal, info, flags, ..]: Args) -> SysResult {
     if info != 0 {
         return Err(Errno::PERM);
+    }
+    // A directory of the host's /proc would be taken for a process, too.
+    if crate::sys::stat(&guest_fd(int(fd))?)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
+        return Err(Errno::BADF);
     }
     // SAFETY: no pointers.
     unsafe {

@@ -7,9 +7,11 @@ use super::memory::int;
 use super::{Args, Entry, Level, entry};
 use crate::dormant::Sent;
 use crate::errno::{Errno, SysResult};
+use crate::kin::Kin;
 use crate::memory::access;
 use crate::signals::frame;
 use crate::signals::{Action, AltStack, UNBLOCKABLE, host, mirror_action, number, read_set};
+use crate::sys;
 use crate::task::{Flow, Task};
 
 const AREA: &str = "signals";
@@ -41,14 +43,26 @@ pub const ENTRIES: &[Entry] = &[
     ),
     entry(libc::SYS_rt_sigsuspend, AREA, Level::Emulated, rt_sigsuspend, ""),
     entry(libc::SYS_pause, AREA, Level::Forwarded, pause, ""),
-    entry(libc::SYS_kill, AREA, Level::Forwarded, kill, "own process only"),
-    entry(libc::SYS_tkill, AREA, Level::Forwarded, tkill, "own threads only"),
+    entry(
+        libc::SYS_kill,
+        AREA,
+        Level::Forwarded,
+        kill,
+        "processes of the instance",
+    ),
+    entry(
+        libc::SYS_tkill,
+        AREA,
+        Level::Forwarded,
+        tkill,
+        "processes of the instance",
+    ),
     entry(
         libc::SYS_tgkill,
         AREA,
         Level::Forwarded,
         tgkill,
-        "own threads only",
+        "processes of the instance",
     ),
     entry(
         libc::SYS_rt_sigqueueinfo,
@@ -248,22 +262,38 @@ fn pause(task: &mut Task, _: Args) -> SysResult {
     unsafe { task.host(libc::SYS_pause, [0; 6]) }
 }
 
-/// Implements kill(2) for the guest's own process; 0 and -1 mean it too.
+/// Implements kill(2): in an instance for its own processes. -1 means all but the caller and the first, as in a pid namespace.
 fn kill(task: &mut Task, [pid, signal, ..]: Args) -> SysResult {
-    // SAFETY: getpid has no preconditions.
-    let own = unsafe { libc::getpid() };
-    let pid = int(pid);
-    if task.process.contained && !(pid == own || pid == 0 || pid == -1 || pid == -own) {
-        return Err(Errno::SRCH);
+    let mut target = int(pid);
+    if let Some(kin) = task.process.kin() {
+        target = match target {
+            0 => 0,
+            1.. => kin.find(target).ok_or(Errno::SRCH)?,
+            -1 => return kill_all(task, kin, signal),
+            group => -kin.find_group(group.wrapping_neg()).ok_or(Errno::SRCH)?,
+        };
     }
-    let target = if task.process.contained { own } else { pid };
+    let pid = i64::from(target).cast_unsigned();
     // SAFETY: no pointers.
-    unsafe {
-        task.host(
-            libc::SYS_kill,
-            [i64::from(target).cast_unsigned(), signal, 0, 0, 0, 0],
-        )
+    unsafe { task.host(libc::SYS_kill, [pid, signal, 0, 0, 0, 0]) }
+}
+
+fn kill_all(task: &Task, kin: &Kin, signal: u64) -> SysResult {
+    let own = sys::process_id();
+    let others = kin
+        .pids()
+        .into_iter()
+        .filter(|pid| *pid != own && *pid != kin.main());
+    let mut result = Err(Errno::SRCH);
+    for pid in others {
+        let pid = u64::from(pid.unsigned_abs());
+        // SAFETY: no pointers.
+        match unsafe { task.host(libc::SYS_kill, [pid, signal, 0, 0, 0, 0]) } {
+            Err(Errno::SRCH) => {}
+            told => result = told,
+        }
     }
+    result
 }
 
 /// The host's number of a thread that the guest names.
@@ -279,13 +309,62 @@ fn read_info(address: u64, signal: u64) -> Result<host::Info, Errno> {
     Ok(info)
 }
 
-/// Implements rt_sigqueueinfo(2) for the guest's own process.
+/// Implements tkill(2).
+fn tkill(task: &mut Task, [tid, signal, ..]: Args) -> SysResult {
+    let known = task.process.kin().and_then(|kin| kin.find(int(tid)));
+    let pid = known.unwrap_or_else(sys::process_id);
+    let pid = u64::from(pid.unsigned_abs());
+    tgkill(task, [pid, tid, signal, 0, 0, 0])
+}
+
+/// A thread that the guest names, as the host knows it: its process, of this instance, and itself. `None`: a record of this process,
+/// which has the signal now.
+fn thread_of(
+    task: &Task,
+    pid: u64,
+    tid: u64,
+    signal: u64,
+    info: Option<&host::Info>,
+) -> Result<Option<(u64, u64)>, Errno> {
+    let own = sys::process_id();
+    let host = match task.process.kin() {
+        Some(kin) => kin.find(int(pid)).ok_or(Errno::SRCH)?,
+        None if int(pid) == own => own,
+        None => return Err(Errno::SRCH),
+    };
+    let number = |id: i32| u64::from(id.unsigned_abs());
+    // By its process's number a first thread is meant.
+    let tid = if int(tid) == int(pid) { host } else { int(tid) };
+    if host != own {
+        return Ok(Some((number(host), number(tid))));
+    }
+    match task.process.signal_thread(tid, signal, info)? {
+        Sent::To(tid) => Ok(Some((number(host), number(tid)))),
+        _ => Ok(None),
+    }
+}
+
+/// Implements tgkill(2).
+fn tgkill(task: &mut Task, [pid, tid, signal, ..]: Args) -> SysResult {
+    if int(pid) <= 0 || int(tid) <= 0 {
+        return Err(Errno::INVAL);
+    }
+    let Some((pid, tid)) = thread_of(task, pid, tid, signal, None)? else {
+        return Ok(0);
+    };
+    // SAFETY: no pointers.
+    unsafe { task.host(libc::SYS_tgkill, [pid, tid, signal, 0, 0, 0]) }
+}
+
+/// Implements rt_sigqueueinfo(2): in an instance for its own processes.
 fn rt_sigqueueinfo(task: &mut Task, [pid, signal, info, ..]: Args) -> SysResult {
     let info = read_info(info, signal)?;
-    // SAFETY: getpid has no preconditions.
-    if int(pid) != unsafe { libc::getpid() } {
-        return Err(Errno::SRCH);
-    }
+    let own = sys::process_id();
+    let known = match task.process.kin() {
+        Some(kin) => kin.find(int(pid)),
+        None => (int(pid) == own).then_some(own),
+    };
+    let pid = u64::from(known.ok_or(Errno::SRCH)?.unsigned_abs());
     // SAFETY: a local siginfo.
     unsafe {
         task.host(
@@ -295,20 +374,15 @@ fn rt_sigqueueinfo(task: &mut Task, [pid, signal, info, ..]: Args) -> SysResult 
     }
 }
 
-/// Implements rt_tgsigqueueinfo(2) for the guest's own threads.
+/// Implements rt_tgsigqueueinfo(2).
 fn rt_tgsigqueueinfo(task: &mut Task, [pid, tid, signal, info, ..]: Args) -> SysResult {
     let info = read_info(info, signal)?;
     if int(pid) <= 0 || int(tid) <= 0 {
         return Err(Errno::INVAL);
     }
-    // SAFETY: getpid has no preconditions.
-    if int(pid) != unsafe { libc::getpid() } {
-        return Err(Errno::SRCH);
-    }
-    let Sent::To(tid) = task.process.signal_thread(int(tid), signal, Some(&info))? else {
+    let Some((pid, tid)) = thread_of(task, pid, tid, signal, Some(&info))? else {
         return Ok(0);
     };
-    let tid = u64::from(tid.unsigned_abs());
     // SAFETY: a local siginfo.
     unsafe {
         task.host(
@@ -316,28 +390,4 @@ fn rt_tgsigqueueinfo(task: &mut Task, [pid, tid, signal, info, ..]: Args) -> Sys
             [pid, tid, signal, info.as_ptr() as u64, 0, 0],
         )
     }
-}
-
-/// Implements tkill(2).
-fn tkill(task: &mut Task, [tid, signal, ..]: Args) -> SysResult {
-    // SAFETY: getpid has no preconditions.
-    let own = unsafe { libc::getpid() };
-    tgkill(task, [i64::from(own).cast_unsigned(), tid, signal, 0, 0, 0])
-}
-
-/// Implements tgkill(2).
-fn tgkill(task: &mut Task, [pid, tid, signal, ..]: Args) -> SysResult {
-    if int(pid) <= 0 || int(tid) <= 0 {
-        return Err(Errno::INVAL);
-    }
-    // SAFETY: getpid has no preconditions.
-    if int(pid) != unsafe { libc::getpid() } {
-        return Err(Errno::SRCH);
-    }
-    let Sent::To(tid) = task.process.signal_thread(int(tid), signal, None)? else {
-        return Ok(0);
-    };
-    let tid = u64::from(tid.unsigned_abs());
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_tgkill, [pid, tid, signal, 0, 0, 0]) }
 }

@@ -410,6 +410,9 @@ fn accept_call(task: &Task, family: i32, flags: i32) -> Result<Option<RawFd>, Er
     // SAFETY: fcntl without pointers.
     from_libc(unsafe { libc::fcntl(made, libc::F_SETFL, status) })?;
     sockets.accepted_call(made, family);
+    if let Some(member) = &task.process.member {
+        task.process.ledger.kin.hold(member.row(), true);
+    }
     Ok(Some(made))
 }
 

@@ -87,6 +87,9 @@ fn clone(task: &mut Task, [flags, stack, parent_tid, child_tid, tls, _]: Args) -
     if flags & THREAD != THREAD || flags & !UNDERSTOOD & !0xff != 0 {
         return Err(Errno::INVAL);
     }
+    if let Some(kin) = task.process.kin() {
+        kin.check_thread()?;
+    }
     let vcpu = task.process.take_vcpu()?;
     let extended = task.vcpu.extended().map_err(|_| Errno::AGAIN)?;
     let mut registers = task.registers;
@@ -199,9 +202,8 @@ impl Task {
         host::block_all();
         host::attach(std::ptr::null_mut());
         let process = self.process;
-        process.lock_threads().retain(|thread| thread.tid != self.tid);
-        process.threads.changed.notify_all();
         process.give_vcpu(self.vcpu);
+        process.thread_went(self.tid);
         clear_and_wake(&process, self.clear_tid);
     }
 }
@@ -221,7 +223,10 @@ pub fn refuse_absent(_: &mut Task, _: Args) -> SysResult {
 
 /// Implements exit(2): the end of a thread, of the process with its last one.
 fn exit(task: &mut Task, [status, ..]: Args) -> SysResult {
-    if task.shared || task.process.lock_threads().len() == 1 {
+    if task.shared {
+        crate::lifecycle::end_process(int(status));
+    }
+    if task.process.lock_threads().len() == 1 {
         crate::lifecycle::exit(&task.process, int(status));
     }
     super::futexes::give_up(task);
@@ -235,6 +240,9 @@ fn exit(task: &mut Task, [status, ..]: Args) -> SysResult {
 
 /// Implements exit_group(2).
 fn exit_group(task: &mut Task, [status, ..]: Args) -> SysResult {
+    if task.shared {
+        crate::lifecycle::end_process(int(status));
+    }
     super::futexes::give_up(task);
     crate::lifecycle::exit(&task.process, int(status))
 }
@@ -261,18 +269,11 @@ fn getpid(_: &mut Task, _: Args) -> SysResult {
     Ok(u64::from(unsafe { libc::getpid() }.unsigned_abs()))
 }
 
-pub fn accept(_: &mut Task, _: Args) -> SysResult {
-    Ok(0)
-}
-
 impl Task {
     /// The guest's main thread ended while others run: its host thread waits, asleep, for the end of the process.
-    fn leave_main(&self) -> ! {
+    pub fn leave_main(&self) -> ! {
         host::block_all();
-        self.process
-            .lock_threads()
-            .retain(|thread| thread.tid != self.tid);
-        self.process.threads.changed.notify_all();
+        self.process.thread_went(self.tid);
         clear_and_wake(&self.process, self.clear_tid);
         loop {
             std::thread::park();

@@ -3,7 +3,7 @@
 //! Descriptors are raised above the guest's (`fs::descriptors`): guest and monitor share one descriptor table.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
@@ -64,6 +64,10 @@ impl Device {
             device: path.to_owned(),
             source,
         })?;
+        Self::from(fd)
+    }
+
+    fn from(fd: OwnedFd) -> Result<Self, KvmError> {
         // SAFETY: an open KVM device, owned from here by `Kvm`.
         let kvm = unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) };
         let mut cpuid = kvm
@@ -77,6 +81,17 @@ impl Device {
             xsave_size,
             xcr0,
         })
+    }
+
+    /// Its descriptor, for a process that it is passed on to.
+    pub fn descriptor(&self) -> RawFd {
+        self.kvm.as_raw_fd()
+    }
+
+    /// The device that was passed on to this process.
+    pub fn take_up(fd: RawFd) -> Result<Self, KvmError> {
+        // SAFETY: the number of an open KVM device that nothing else in this process owns.
+        Self::from(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     pub fn create_vm(&self) -> Result<Vm, KvmError> {
@@ -155,6 +170,10 @@ pub struct Vm {
 }
 
 impl Vm {
+    pub fn descriptor(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
     /// A new vCPU's descriptor, raised.
     pub fn create_vcpu_fd(&self, id: usize) -> Result<kvm_ioctls::VcpuFd, KvmError> {
         // SAFETY: an ioctl with a number; the result is checked.

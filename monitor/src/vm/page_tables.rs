@@ -121,6 +121,20 @@ impl PageTables {
         Ok(tables)
     }
 
+    /// Takes all entries away and gives the memory back.
+    pub fn clear(&mut self) -> Result<(), Errno> {
+        // SAFETY: the mapping made by `new`; the anonymous pages read as zeroes afterwards.
+        let done = unsafe { libc::madvise(self.frames.cast(), index(TABLES_MAX, 1), libc::MADV_DONTNEED) };
+        crate::errno::from_libc(done)?;
+        self.used = 0;
+        self.directories = [0; DIRECTORIES];
+        self.leaves.fill(0);
+        let root = self.frame()?;
+        let second = self.frame()?;
+        self.table(root)[0] = physical(second) | TABLE;
+        Ok(())
+    }
+
     /// From now on entries tell whether the guest has used their page: see `touched`. That costs the CPU a write for each.
     pub fn observe(&mut self) {
         self.observed = true;

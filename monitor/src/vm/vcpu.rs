@@ -1,7 +1,7 @@
 //! One vCPU: ring 3 of a 64-bit guest, set up once, its registers shared with the kernel through `kvm_run`.
 #![allow(unsafe_code)]
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use kvm_bindings::{
     KVM_SYNC_X86_REGS, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_msr_entry,
@@ -167,6 +167,10 @@ impl Vcpu {
     /// The shared page, for the host signal handler's `immediate_exit`.
     pub fn run_page(&self) -> *mut kvm_run {
         self.run
+    }
+
+    pub fn descriptor(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 
     /// Runs the guest until it leaves.

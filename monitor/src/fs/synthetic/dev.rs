@@ -1,7 +1,7 @@
 //! /dev of the guest: five harmless devices of the host, the terminal if there is one, and the standard streams.
 
 use std::collections::BTreeMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::{Kind, Node};
 use crate::errno::Errno;
@@ -35,6 +35,25 @@ impl Devices {
             }
         }
         Ok(Self(devices))
+    }
+
+    /// The devices with the numbers of their descriptors.
+    pub fn numbers(&self) -> Vec<(usize, RawFd)> {
+        let place = |name: &str| DEVICES.iter().position(|known| *known == name);
+        let known = self.0.iter();
+        known
+            .filter_map(|(name, fd)| Some((place(name)?, fd.as_raw_fd())))
+            .collect()
+    }
+
+    /// The same in another process, which owns the descriptors now.
+    pub fn take_up(devices: Vec<(usize, OwnedFd)>) -> Self {
+        let known = devices.into_iter();
+        Self(
+            known
+                .filter_map(|(place, fd)| Some((*DEVICES.get(place)?, fd)))
+                .collect(),
+        )
     }
 
     pub fn reference(&self, index: usize) -> BorrowedFd<'_> {

@@ -22,7 +22,7 @@ use super::namespace::Files;
 use crate::errno::Errno;
 
 /// One of the synthetic trees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Tree {
     Proc,
     Sys,

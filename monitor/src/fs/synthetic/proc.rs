@@ -78,6 +78,7 @@ const FILES: &[Entry] = &[
 ];
 
 /// What is taken from the host, once, while it is in reach.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 pub struct Machine {
     /// What /proc/cpuinfo says of the first processor, without its number.
     processor: String,
