@@ -63,6 +63,7 @@ class _Calling(_Frozen):
     memory_bytes: int = Field(ge=1)
     concurrency: int = Field(ge=1)
     pool: int = Field(ge=0)
+    check: bool = True
     runtime: Runtime | None = None  # an OCI runtime in the monitor's place
 
 

@@ -23,6 +23,7 @@ def deployment_of(image: Image) -> Deployment:
         memory_bytes=spec.memory_bytes,
         concurrency=spec.concurrency,
         pool=spec.pool,
+        check=spec.check,
         runtime=spec.runtime,
         port=spec.port,
         command=spec.command,

@@ -95,6 +95,13 @@ class ImageSpec(Model):
     concurrency: Annotated[int, Field(ge=1, le=100_000, description="Calls at a time on one node.", json_schema_extra=_INT32)] = 64
     pool: Annotated[int, Field(ge=0, le=256, description="Instances that wait for a call on one node.", json_schema_extra=_INT32)] = 4
 
+    check: Annotated[
+        bool,
+        Field(
+            description="Whether a new revision is asked GET / (or with no input) a few times, unseen, to warn in status of values that "
+            "repeat across calls."
+        ),
+    ] = True
     runtime: Annotated[
         str | None,
         Field(

@@ -21,7 +21,7 @@ from faas_server.logs import Logs
 from faas_server.metrics import FunctionMetrics, Gauges, Metrics
 from faas_server.monitor import Ended, Log, Monitor
 from faas_server.receipts import Receipts
-from faas_server.reporting import Report, Reporter
+from faas_server.reporting import Finding, Report, Reporter
 from faas_server.settings import Settings
 from faas_server.supervising import BOOT_PAUSE_S, Revision, Starts, State
 
@@ -236,9 +236,23 @@ class Fleet:
                 status, reason, message = Truth.TRUE, "Updating", f"revision {revision.id} is booting{also}"
             case _:
                 status, reason, message = Truth.FALSE, "Booting", f"revision {revision.id} is booting"
-        self._reporter.report(function.key, Report(status, reason, message, revision.id))
+        self._reporter.report(function.key, Report(status, reason, message, revision.id, _repeats(revision)))
 
     def _gauges(self) -> Iterator[Gauges]:
         for function in self.functions.values():
             parked = sum(len(revision.parked) for revision in function.revisions())
             yield Gauges(function.key, function.gate.inside, function.gate.waiting, parked, function.ready() is not None)
+
+
+def _repeats(revision: Revision) -> Finding | None:
+    """What is known of values that repeat across the calls of a revision."""
+    checked = revision.checked
+    if checked is None:
+        return None
+    if checked.repeats:
+        told = "; ".join(f"{repeated.what}: {', '.join(repeated.examples)}" for repeated in checked.repeats)
+        advice = "seed anew when a connection is accepted (docs/functions.md)"
+        return Finding(Truth.TRUE, "SeededBeforeSnapshot", f"revision {revision.id} gives every call the same {told}; {advice}")
+    if checked.reason is not None:
+        return Finding(Truth.UNKNOWN, "NotChecked", f"revision {revision.id}: {checked.reason}")
+    return Finding(Truth.FALSE, "NothingFound", f"two calls of revision {revision.id} and a fresh start had nothing of that kind")

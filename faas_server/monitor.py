@@ -74,6 +74,21 @@ class Ready(Event):
     isolation: str = "kvm"
 
 
+class Repeated(BaseModel):
+    """What is the same in all calls, with some of it: the guest's own words."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    what: Annotated[str, Field(max_length=100)]
+    examples: Annotated[tuple[str, ...], Field(strict=False, max_length=16)]
+
+
+class Checked(Event):
+    """What repeats across calls, as far as example calls show; the reason where they could not."""
+
+    repeats: Annotated[tuple[Repeated, ...], Field(strict=False, max_length=16)] = ()
+    reason: str | None = None
+
+
 class Failed(Event):
     """The function never will be ready."""
 
@@ -166,6 +181,7 @@ def clear_up(directory: Path, socket: Path | None = None) -> None:
 _EVENTS: dict[str, type[Event]] = {
     "booting": Booting,
     "ready": Ready,
+    "checked": Checked,
     "failed": Failed,
     "parked": Parked,
     "accepted": Accepted,

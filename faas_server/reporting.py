@@ -1,4 +1,4 @@
-"""Status of functions, reported to the store: the condition `Ready`, which this server owns.
+"""Status of functions, reported to the store: the conditions `Ready` and `RepeatsAcrossCalls`, which this server owns.
 
 Only a function's latest report matters, one write at a time is on its way, and a store that cannot be written is tried again until it can.
 A function that has no resource (its bundle was published by hand, or the resource is being deleted) has nobody to tell.
@@ -17,6 +17,7 @@ from faas_resources.image import Image
 from faas_resources.store.port import EventType, Store
 
 CONDITION = "Ready"
+REPEATS = "RepeatsAcrossCalls"
 _AGAIN_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 Key = tuple[str, str]
@@ -25,13 +26,24 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """What one condition says."""
+
+    status: Truth
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """How a function is. `revision` is the one that the report is about, which is not always the one that serves."""
+    """How a function is. `revision` is the one that the report is about, which is not always the one that serves; `repeats` is what the
+    check of that revision has found, None as long as it has found nothing out."""
 
     status: Truth
     reason: str
     message: str
     revision: str
+    repeats: Finding | None = None
 
 
 class Reporter:
@@ -110,14 +122,21 @@ def _patch(image: Image, report: Report) -> StatusPatch | None:
     """What the status lacks of the report."""
     # The bundle does not say of which generation it is; the downloader, who made it, does.
     generation = image.status.observed_generation if image.status.revision == report.revision else None
-    condition = ConditionReport(
-        type=CONDITION,
-        status=report.status,
-        reason=report.reason,
-        message=report.message[:MESSAGE_MAX],
-        observed_generation=generation or 0,
-    )
-    before = image.status.condition(CONDITION)
-    if before is not None and condition == ConditionReport(**before.model_dump(include=set(ConditionReport.model_fields))):
-        return None
-    return StatusPatch(conditions=(condition,))
+    said = {CONDITION: Finding(report.status, report.reason, report.message)}
+    if report.repeats is not None:
+        said[REPEATS] = report.repeats
+    elif (known := image.status.condition(REPEATS)) is not None and report.revision not in known.message:
+        said[REPEATS] = Finding(Truth.UNKNOWN, "NotChecked", f"revision {report.revision} has not been checked")
+    lacking = []
+    for kind, finding in said.items():
+        condition = ConditionReport(
+            type=kind,
+            status=finding.status,
+            reason=finding.reason,
+            message=finding.message[:MESSAGE_MAX],
+            observed_generation=generation or 0,
+        )
+        before = image.status.condition(kind)
+        if before is None or condition != ConditionReport(**before.model_dump(include=set(ConditionReport.model_fields))):
+            lacking.append(condition)
+    return StatusPatch(conditions=tuple(lacking)) if lacking else None

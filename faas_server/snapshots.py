@@ -23,12 +23,14 @@ def place(settings: Settings, revision: str) -> tuple[Path, int] | None:
     """The file of a revision and the seconds for which it is good; None where none is kept, or none can be."""
     if not settings.snapshot_days:
         return None
+    directory = settings.snapshots / revision  # its own, so that no monitor reaches another's
     try:
         settings.snapshots.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        _log.warning("snapshots are not kept", directory=str(settings.snapshots), error=str(error))
+        _log.warning("snapshots are not kept", directory=str(directory), error=str(error))
         return None
-    return settings.snapshots / revision, int(settings.snapshot_days * _DAY_S)
+    return directory / "snapshot", int(settings.snapshot_days * _DAY_S)
 
 
 def retain(settings: Settings, revisions: Iterable[str]) -> None:
@@ -42,7 +44,7 @@ def retain(settings: Settings, revisions: Iterable[str]) -> None:
         _log.warning("snapshots are not collected", directory=str(settings.snapshots), error=str(error))
         return
     for path in found:
-        if path.stem not in kept:
+        if path.name not in kept:
             try:
                 remove_tree(path)
             except OSError as error:  # tried again at the next change

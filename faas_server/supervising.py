@@ -25,7 +25,7 @@ from bundles.errors import BundlesError
 from bundles.revisions import Bundle
 from faas_server import snapshots
 from faas_server.errors import MonitorFailed, SettingsError
-from faas_server.monitor import Accepted, Ended, Event, Failed, Launch, Log, Monitor, Parked, Ready, Warned, clear_up, fresh_socket
+from faas_server.monitor import Accepted, Checked, Ended, Event, Failed, Launch, Log, Monitor, Parked, Ready, Warned, clear_up, fresh_socket
 from faas_server.settings import Settings
 
 BOOT_PAUSE_S = (1.0, 2.0, 5.0, 15.0, 60.0, 300.0)  # after a boot that failed: it will hardly go better soon
@@ -98,6 +98,7 @@ class Revision:
         self.function = f"{bundle.spec.namespace}/{bundle.spec.name}"
         self.state = State.BOOTING
         self.ready: Ready | None = None
+        self.checked: Checked | None = None
         self.problem: Problem | None = None
         self.parked: set[str] = set()
         self.socket = settings.sockets
@@ -270,6 +271,10 @@ class Revision:
                 self._verdict.set()
                 if self.state is not State.DRAINING:
                     self._turn(State.READY)
+            case Checked():
+                self.checked = event
+                if self.state is State.READY:
+                    self._listener.changed(self)
             case Failed():
                 self._fail(Problem(event.reason, event.message, event.output))
                 self._verdict.set()

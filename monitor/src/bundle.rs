@@ -72,6 +72,8 @@ pub struct FunctionSpec {
     pub memory_bytes: u64,
     pub concurrency: u32,
     pub pool: u32,
+    /// Whether example calls may be made after a boot, to find what repeats.
+    pub check: bool,
 }
 
 /// What `config.json` says of the program. Strings hold no NUL.
@@ -151,7 +153,9 @@ fn function_spec(value: Value) -> Result<FunctionSpec, BundleError> {
         memory_bytes: object.take_at_least("memory_bytes", 1)?,
         concurrency: object.take_at_least("concurrency", 1)?,
         pool: object.take("pool")?,
+        check: object.get_or("check", false)?,
     };
+    object.fields.remove("check");
     let runtime: Option<String> = object.get_or("runtime", None)?;
     object.fields.remove("runtime");
     if let Some(name) = runtime {

@@ -90,6 +90,13 @@ pub struct Snapshot {
     pub warm_pages: u64,
 }
 
+/// What is the same in all calls, with some of it.
+#[derive(Debug, Serialize)]
+pub struct Repeated {
+    pub what: &'static str,
+    pub examples: Vec<Text>,
+}
+
 /// How `serve` came by its snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -126,6 +133,11 @@ pub enum Event<'a> {
         snapshot: Option<&'a Snapshot>,
         reason: Option<Text>,
         layers: &'a [&'a str],
+    },
+    /// What the check after the boot has found; the reason if it could not look at all.
+    Checked {
+        repeats: Vec<Repeated>,
+        reason: Option<Text>,
     },
     /// The snapshot is on disk.
     Kept {

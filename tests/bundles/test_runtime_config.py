@@ -192,6 +192,7 @@ def test_function_json_has_every_field_of_the_protocol() -> None:
         "memory_bytes": 268435456,
         "concurrency": 64,
         "pool": 4,
+        "check": True,
         "runtime": None,
     }
     assert FunctionSpec.model_validate_json(spec.model_dump_json()) == spec

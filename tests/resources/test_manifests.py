@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from faas_resources import RESERVED_NAMESPACES, Image, InvalidResource, dump_manifests, load_manifest, load_manifests
 
-KNOWN = "args, command, concurrency, contract, env, image, memory, pool, port, runtime, timeout"
+KNOWN = "args, check, command, concurrency, contract, env, image, memory, pool, port, runtime, timeout"
 GOOD = """\
 apiVersion: build.kontain.app/v1
 kind: Image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from faas_resources.image import Image
+from faas_resources.image import Image, ImageSpec
 from faas_resources.metadata import Metadata
 from faas_resources.store.directory import DirectoryStore
 from tests.server.conftest import StartNode
@@ -553,7 +555,7 @@ def test_a_restart_begins_from_the_snapshots_that_were_kept(start_node: StartNod
     directory = node.data / "snapshots"
     assert directory.stat().st_mode & 0o777 == 0o700
     assert node.stop() == 0
-    assert (directory / revision).read_text() == revision
+    assert (directory / revision / "snapshot").read_text() == revision
     assert source_of(start_node(node.data)) == "file"
 
 
@@ -561,7 +563,8 @@ def test_a_snapshot_goes_with_its_revision(start_node: StartNode) -> None:
     node = start_node()
     first = deploy(node.data, "peer")
     node.wait_ready("peer")
-    (node.data / "snapshots" / f"{'0' * 16}.new").write_text("left by a monitor that was killed")
+    (node.data / "snapshots" / first / "snapshot.new").write_text("left by a monitor that was killed")
+    (node.data / "snapshots" / ("0" * 16)).mkdir()
     second = deploy(node.data, "peer")
     wait_for(lambda: [path.name for path in (node.data / "snapshots").iterdir()] == [second], "the first one's is gone")
     assert first != second
@@ -574,3 +577,24 @@ def test_no_snapshot_is_kept_where_none_is_wanted(start_node: StartNode) -> None
     deploy(node.data, "peer")
     assert source_of(node) == "boot"
     assert not (node.data / "snapshots").exists()
+
+
+# ---- what repeats
+
+
+def repeats(node: Node, name: str = "peer") -> Any:
+    path = node.data / "status/default/images" / f"{name}.yaml"
+    conditions = yaml.safe_load(path.read_text()).get("status", {}).get("conditions", []) if path.exists() else []
+    return next((condition for condition in conditions if condition["type"] == "RepeatsAcrossCalls"), None)
+
+
+def test_what_repeats_across_calls_is_said_in_status(start_node: StartNode) -> None:
+    node = start_node()
+    store = DirectoryStore(node.data)
+    asyncio.run(store.apply(Image(metadata=Metadata(name="peer"), spec=ImageSpec(image="registry.test/peer:1"))))
+    revision = deploy(node.data, "peer", "repeats=0.7254686171")
+    found = wait_for(lambda: repeats(node), "the condition")
+    assert (found["status"], found["reason"]) == ("True", "SeededBeforeSnapshot")
+    assert f"revision {revision} gives every call the same values in the answer: 0.7254686171" in found["message"]
+    deploy(node.data, "peer")
+    wait_for(lambda: repeats(node)["status"] == "Unknown", "the next revision has not been checked")

@@ -91,6 +91,8 @@ class Monitor:
             layers=["seccomp", "landlock"],
             later="ignored",
         )
+        if "repeats" in self.script:
+            self.say("checked", repeats=[{"what": "values in the answer", "examples": [self.script["repeats"]]}], reason=None)
         if boot == "mortal":
             time.sleep(float(self.script["life"]))
             os._exit(9)

@@ -58,7 +58,7 @@ def test_a_restart_of_the_node_begins_from_snapshots(node: Node, filter_image: P
     node.deploy(filter_image, "filter", contract="stdin")
     assert _serving(node, "filter")["snapshot"]["source"] == "boot"
     digest = _serving(node, "filter")["snapshot"]["digest"]
-    until(lambda: [path for path in (node.data / "snapshots").iterdir() if not path.suffix], "the file")
+    until(lambda: list((node.data / "snapshots").glob("*/snapshot")), "the file")
     assert node.stop() == 0
     node.start()
     until(lambda: answers(node, "abc"), "an answer")

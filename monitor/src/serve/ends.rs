@@ -43,8 +43,11 @@ impl Parent {
         let mut lines = Vec::new();
         child.lines.finish(&mut lines);
         send_lines(control, &child, &lines)?;
+        let checked = self.checked(number, &child, control)?;
         crate::fs::remove_instance(&self.scratch(), &child.id.to_string());
-        if child.boots {
+        if checked {
+            // Said there.
+        } else if child.boots {
             self.booted(&mut child, status, control)?;
         } else if child.rehearses {
             self.rehearsed(&child, control)?;
@@ -242,6 +245,7 @@ impl Parent {
             layers: &self.jail.names(),
         })?;
         self.launch = Some(launch);
+        self.check();
         match &self.snapshot {
             Some(snapshot) if snapshot.source == Source::Boot => self.keep(control),
             _ => Ok(()),

@@ -34,8 +34,15 @@ use crate::working_set::WorkingSet;
 /// Largest request of the contract `kontain`, bytes; the server has a limit of its own before it.
 const KONTAIN_BODY: u64 = 64 << 20;
 
-/// Runs an instance in a fresh child; ends it.
-pub fn run(mut world: World, setup: Setup, jail: &Jail, launch: &Launch, id: InstanceId) -> ! {
+/// Runs an instance in a fresh child; ends it. `given` is the connection of its call, if that need not be awaited.
+pub fn run(
+    mut world: World,
+    setup: Setup,
+    jail: &Jail,
+    launch: &Launch,
+    id: InstanceId,
+    given: Option<OwnedFd>,
+) -> ! {
     child::begin(&mut world, &setup, jail, Phase::Instance);
     if world.files.set_instance(&setup.name).is_err() {
         setup.fail("the private directories cannot be named");
@@ -44,11 +51,18 @@ pub fn run(mut world: World, setup: Setup, jail: &Jail, launch: &Launch, id: Ins
         Ok(streams) => streams,
         Err(errno) => setup.fail(&format!("standard streams: {errno}")),
     };
+    let call = Coming { id, given };
     match launch {
-        Launch::Clone(snapshot, set) => run_clone(world, setup, snapshot, Some(set), streams, id),
-        Launch::Rehearsal(snapshot) => run_clone(world, setup, snapshot, None, streams, id),
-        Launch::Boot | Launch::Start => run_program(world, setup, launch, streams, id),
+        Launch::Clone(snapshot, set) => run_clone(world, setup, snapshot, Some(set), streams, call),
+        Launch::Rehearsal(snapshot) => run_clone(world, setup, snapshot, None, streams, call),
+        Launch::Boot | Launch::Start => run_program(world, setup, launch, streams, call),
     }
+}
+
+/// The call of an instance: to be awaited under its name, or given.
+struct Coming {
+    id: InstanceId,
+    given: Option<OwnedFd>,
 }
 
 /// From the snapshot: memory, descriptors and threads are made again, then the call is awaited. Without a working set it is to
@@ -59,7 +73,7 @@ fn run_clone(
     snapshot: &Snapshot,
     set: Option<&WorkingSet>,
     streams: Streams,
-    id: InstanceId,
+    call: Coming,
 ) -> ! {
     // `begin` has confined this process: what is refused now is done without.
     let pagemap = if set.is_none() {
@@ -91,7 +105,7 @@ fn run_clone(
         warm(&process, task, set);
     }
     match set {
-        Some(_) => await_call(&process, &setup, &remaining, pipes, id),
+        Some(_) => await_call(&process, &setup, &remaining, pipes, call),
         None => rehearse(&process, &setup, &remaining, pipes, pagemap),
     }
     clock::thaw(&snapshot.clocks);
@@ -348,7 +362,7 @@ fn rebuild(
 }
 
 /// Without a snapshot: the program itself is run up to where the call is awaited.
-fn run_program(world: World, setup: Setup, launch: &Launch, streams: Streams, id: InstanceId) -> ! {
+fn run_program(world: World, setup: Setup, launch: &Launch, streams: Streams, call: Coming) -> ! {
     if let Err(errno) = child::place_streams(&streams.guest) {
         setup.fail(&format!("standard streams: {errno}"));
     }
@@ -360,10 +374,10 @@ fn run_program(world: World, setup: Setup, launch: &Launch, streams: Streams, id
     drop(guest);
     if matches!(launch, Launch::Start) {
         process.ready.pass();
-        await_call(&process, &setup, &remaining, pipes, id);
+        await_call(&process, &setup, &remaining, pipes, call);
     } else {
         process.set_plan(Box::new(move |process, _| {
-            await_call(process, &setup, &remaining, pipes, id)
+            await_call(process, &setup, &remaining, pipes, call)
         }));
     }
     task.run();
@@ -376,8 +390,13 @@ fn await_call(
     setup: &Setup,
     remaining: &Remaining,
     pipes: Option<StdinPipes>,
-    id: InstanceId,
+    call: Coming,
 ) {
+    let Coming { id, given } = call;
+    if let Some(connection) = given {
+        give(process, setup, remaining, pipes, connection);
+        return;
+    }
     setup.tell(&Message::Parked, None);
     let connection = accept(setup, remaining);
     let envelope = match envelope::exchange(connection.as_fd(), id) {

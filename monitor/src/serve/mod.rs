@@ -6,6 +6,7 @@
 
 mod boot;
 pub mod channel;
+mod checking;
 mod child;
 mod ends;
 mod instance;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{Epoll, EpollEvent, EventSet};
 
 use super::channel::{self, Message, Received};
+use super::checking::Check;
 use super::keeping::Keeper;
 use super::offspring::{Call, Child, send_lines};
 use super::orphans::Orphans;
@@ -58,6 +59,7 @@ pub(super) struct Parent {
     /// An instance has been parked: instances can be made.
     pub(super) proven: bool,
     pub(super) keeper: Option<Keeper>,
+    pub(super) check: Option<Check>,
     pub(super) outcome: Option<i32>,
     pub(super) jail: Rc<Jail>,
     /// The first process of the children's namespace, if they have one.
@@ -207,6 +209,7 @@ impl Parent {
             snapshot: None,
             proven: false,
             keeper: None,
+            check: None,
             outcome: None,
             jail: Rc::new(jail),
             orphans,

@@ -129,7 +129,7 @@ impl Parent {
         let idle = || {
             self.children
                 .values()
-                .filter(|child| child.call.is_none() && child.killed.is_none())
+                .filter(|child| child.call.is_none() && child.killed.is_none() && !child.rehearses)
                 .count()
         };
         let wanted = usize::try_from(self.pool).unwrap_or(usize::MAX);
@@ -159,7 +159,7 @@ impl Parent {
     pub(super) fn launch_one(&mut self, launch: &Launch) -> Result<(), Stop> {
         let launch = launch.clone();
         self.spawn(false, move |world, setup, jail, id| {
-            instance::run(world, setup, jail, &launch, id)
+            instance::run(world, setup, jail, &launch, id, None)
         })?;
         Ok(())
     }

@@ -32,6 +32,11 @@ const GET: &[u8] =
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: mayfly\r\nAccept: */*\r\nConnection: close\r\n\r\n";
 const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
+/// The example call of a contract.
+pub(super) fn example(contract: Contract) -> &'static [u8] {
+    if contract == Contract::Http { GET } else { POST }
+}
+
 /// The process's page map. Read by its owner; a monitor that is not privileged is not the owner of its own, once it is undumpable.
 pub fn page_map() -> Option<File> {
     let file = File::open("/proc/self/pagemap").ok()?;
@@ -48,8 +53,7 @@ pub fn call(
 ) -> Result<OwnedFd, Errno> {
     let (caller, connection) = sys::socket_pair(libc::SOCK_STREAM)?;
     let (caller, connection) = (raise(caller)?, raise(connection)?);
-    let request = if contract == Contract::Http { GET } else { POST };
-    sys::write(&caller, request)?;
+    sys::write(&caller, example(contract))?;
     let (set, told) = (File::from(set), setup.teller()?);
     process.set_at_end(Box::new(move |process| {
         let touched = {
@@ -104,7 +108,7 @@ impl Parent {
     /// Forks the rehearsal.
     pub(super) fn rehearse(&mut self, launch: Launch) -> Result<(), Stop> {
         let number = self.spawn(false, move |world, setup, jail, id| {
-            instance::run(world, setup, jail, &launch, id)
+            instance::run(world, setup, jail, &launch, id, None)
         })?;
         if let Some(child) = self.children.get_mut(&number) {
             child.rehearses = true;

@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static int counter;
+static int counter, quiet;
 
 static void answer(int connection, const char *body) {
     char text[8192];
@@ -77,6 +77,7 @@ static void serve(int connection) {
     char path[256] = "";
     sscanf(request, "%*s %255s", path);
     counter++;
+    if (quiet) return;
     if (!strcmp(path, "/")) {
         snprintf(body, sizeof body, "%d", counter);
         answer(connection, body);
@@ -142,6 +143,7 @@ static void serve(int connection) {
 
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "accept";
+    quiet = !strcmp(mode, "silent");
     if (!strcmp(mode, "exit")) {
         fprintf(stderr, "cannot start: no configuration\n");
         return 4;
