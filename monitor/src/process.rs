@@ -130,6 +130,7 @@ impl Held<'_> {
     pub fn make_own(mut self, process: &Process, row: Option<usize>) -> Result<Vcpu, Errno> {
         self.vcpus.clear();
         self.timers.forked();
+        clock::forked();
         if let Some(row) = row {
             self.space.share_account(&process.ledger.kin, row);
         }

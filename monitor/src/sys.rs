@@ -324,6 +324,17 @@ pub fn clock(clock: i32) -> Result<[i64; 2], Errno> {
     Ok([time.tv_sec, time.tv_nsec])
 }
 
+/// The process's times of user and system: getrusage(2).
+pub fn used() -> [[i64; 2]; 2] {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the buffer is a struct rusage; should the call fail it stays zero, which is valid too.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    [usage.ru_utime, usage.ru_stime].map(|time| [time.tv_sec, time.tv_usec * 1000])
+}
+
 /// clock_getres(2).
 pub fn clock_resolution(clock: i32) -> Result<[i64; 2], Errno> {
     let mut time = libc::timespec {

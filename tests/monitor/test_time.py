@@ -95,12 +95,26 @@ def test_clocks_stand_still_from_the_snapshot_to_the_call_and_realtime_is_true(c
             off.append(max(before - told["now"], told["now"] - after, before - told["asked"], told["asked"] - after, 0))
             for name in ("monotonic", "raw", "coarse", "boottime", "asked-monotonic", "asked-raw", "asked-coarse", "asked-boottime"):
                 assert 0 <= told[name] <= after - before + booted, (name, told)
+            # The processor's time in the boot is the program's, too.
+            for name in ("cpu", "asked-cpu", "used", "statistics"):
+                assert told[name] >= 0, (name, told)
             assert told["realtime"] > 0
             assert 0 <= told["uptime"] * MILLISECOND <= after - before + booted + 20 * MILLISECOND
             assert 0 <= told["ticks"] * 10 * MILLISECOND <= after - before + booted + 20 * MILLISECOND
             assert -1000 <= told["sysinfo"] <= (after - before + booted) / MILLISECOND + 20
     print(f"\n{len(off)} clones: realtime at most {max(off) / MILLISECOND:.3f} ms beside the host's")
     assert max(off) < 50 * MILLISECOND
+
+
+def test_children_of_a_clone_count_the_time_as_it_does(clocks_root: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", clocks_root, ["/server"])
+    with Serve(bundle, tmp_path) as serve:
+        ready = serve.wait_for("ready")
+        assert ready["snapshot"] is not None, ready["reason"]
+        told = numbers(serve.call(path="/child"))
+    # Since the reading before, each: in the child after the fork, after its exec, by system call; and in the parent when all is over.
+    assert min(told.values()) >= 0, told
+    assert told["forked"] + told["executed"] + told["asked"] <= told["all"]
 
 
 def test_a_wait_goes_on_with_what_is_left_of_its_time(clocks_root: Path, tmp_path: Path) -> None:

@@ -75,8 +75,9 @@ static LINE: Mutex<Line> = Mutex::new(Line {
 /// The counter when the line was drawn, and the ticks after which it is not fresh.
 static DRAWN: AtomicU64 = AtomicU64::new(0);
 static FRESH_TICKS: AtomicU64 = AtomicU64::new(u64::MAX);
-/// What the guest's monotonic, raw and boottime clocks are ahead of the host's, nanoseconds.
-static AHEAD: [AtomicI64; 3] = [const { AtomicI64::new(0) }; 3];
+/// What the guest's monotonic, raw, boottime and processor clocks are ahead of the host's, nanoseconds; and its times of user and system.
+static AHEAD: [AtomicI64; 4] = [const { AtomicI64::new(0) }; 4];
+static USED: [AtomicI64; 2] = [const { AtomicI64::new(0) }; 2];
 
 /// The clocks of a guest that do not belong to the host, at one moment: in a clone they go on from here. Nanoseconds.
 #[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
@@ -84,6 +85,9 @@ pub struct Frozen {
     monotonic: i64,
     raw: i64,
     boottime: i64,
+    /// Of the processors, and in it of user and system: the clone is the same program, and its time does not go back.
+    processor: i64,
+    used: [i64; 2],
 }
 
 impl Frozen {
@@ -97,7 +101,8 @@ impl Frozen {
 /// What an exec hands on.
 #[derive(Clone, Copy, Default, Debug, Serialize, Deserialize)]
 pub struct Handover {
-    ahead: [i64; 3],
+    ahead: [i64; 4],
+    used: [i64; 2],
     usable: bool,
     anchor: Moment,
 }
@@ -115,12 +120,13 @@ pub fn hold() -> Held {
     Held { _line: line() }
 }
 
-/// The index in `AHEAD` of a clock that begins with the machine.
+/// The index in `AHEAD` of a clock that does not go on with the host's, but from a snapshot.
 fn own(clock: i32) -> Option<usize> {
     match clock {
         libc::CLOCK_MONOTONIC | libc::CLOCK_MONOTONIC_COARSE => Some(0),
         libc::CLOCK_MONOTONIC_RAW => Some(1),
         libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => Some(2),
+        libc::CLOCK_PROCESS_CPUTIME_ID => Some(3),
         _ => None,
     }
 }
@@ -128,6 +134,29 @@ fn own(clock: i32) -> Option<usize> {
 /// Nanoseconds by which the guest's `clock` is ahead of the host's.
 pub fn ahead(clock: i32) -> i64 {
     own(clock).map_or(0, |clock| AHEAD[clock].load(Ordering::Relaxed))
+}
+
+fn all<const COUNT: usize>(places: &[AtomicI64; COUNT]) -> [i64; COUNT] {
+    std::array::from_fn(|place| places[place].load(Ordering::Relaxed))
+}
+
+fn set<const COUNT: usize>(places: &[AtomicI64; COUNT], values: [i64; COUNT]) {
+    for (place, value) in places.iter().zip(values) {
+        place.store(value, Ordering::Relaxed);
+    }
+}
+
+/// The process's times of user and system, nanoseconds, as the guest counts them.
+pub fn used() -> [i64; 2] {
+    let [user, system] = sys::used().map(nanoseconds);
+    let [user_ahead, system_ahead] = all(&USED);
+    [user + user_ahead, system + system_ahead]
+}
+
+/// In the child of a fork, which has used no processor yet.
+pub fn forked() {
+    AHEAD[3].store(0, Ordering::Relaxed);
+    set(&USED, [0; 2]);
 }
 
 pub fn nanoseconds(time: Time) -> i64 {
@@ -260,7 +289,7 @@ impl Line {
             *offset = if first { most } else { (*offset).clamp(least, most) };
         }
         let resolution = sys::clock_resolution(libc::CLOCK_MONOTONIC).map_or(0, nanoseconds);
-        let ahead = [0, 1, 2].map(|clock: usize| AHEAD[clock].load(Ordering::Relaxed));
+        let ahead = all(&AHEAD);
         page::page().publish(|| {
             let tick = ticks();
             let host = now.monotonic + scale(tick.saturating_sub(now.tick), rate);
@@ -319,6 +348,8 @@ pub fn freeze() -> Frozen {
         monotonic: read(libc::CLOCK_MONOTONIC),
         raw: read(libc::CLOCK_MONOTONIC_RAW),
         boottime: read(libc::CLOCK_BOOTTIME),
+        processor: read(libc::CLOCK_PROCESS_CPUTIME_ID),
+        used: used(),
     }
 }
 
@@ -331,9 +362,12 @@ pub fn thaw(frozen: &Frozen) {
         (libc::CLOCK_MONOTONIC, frozen.monotonic),
         (libc::CLOCK_MONOTONIC_RAW, frozen.raw),
         (libc::CLOCK_BOOTTIME, frozen.boottime),
+        (libc::CLOCK_PROCESS_CPUTIME_ID, frozen.processor),
     ]) {
         place.store(value.saturating_sub(host(clock).unwrap_or(0)), Ordering::Relaxed);
     }
+    let [user, system] = sys::used().map(nanoseconds);
+    set(&USED, [frozen.used[0] - user, frozen.used[1] - system]);
     if line.start.tick != 0 {
         line.draw();
     }
@@ -343,7 +377,8 @@ pub fn thaw(frozen: &Frozen) {
 pub fn hand_over() -> Handover {
     let line = line();
     Handover {
-        ahead: [0, 1, 2].map(|clock: usize| AHEAD[clock].load(Ordering::Relaxed)),
+        ahead: all(&AHEAD),
+        used: all(&USED),
         usable: line.usable,
         anchor: line.anchor,
     }
@@ -353,9 +388,8 @@ pub fn take_over(handover: &Handover) {
     let mut line = line();
     line.usable = handover.usable;
     line.anchor = handover.anchor;
-    for (place, value) in AHEAD.iter().zip(handover.ahead) {
-        place.store(value, Ordering::Relaxed);
-    }
+    set(&AHEAD, handover.ahead);
+    set(&USED, handover.used);
 }
 
 #[cfg(test)]

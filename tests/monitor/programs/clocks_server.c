@@ -13,12 +13,14 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/times.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -317,7 +319,19 @@ static const int CLOCKS[] = {CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_MONOTON
 static const char *NAMES[] = {"monotonic", "raw", "coarse", "boottime", "cpu", "realtime"};
 enum { COUNT = sizeof CLOCKS / sizeof *CLOCKS };
 static long last[COUNT];
-static long last_uptime, last_ticks;
+static long last_uptime, last_ticks, last_used[2];
+
+// User and system time, microseconds: of getrusage, and of /proc, which counts in hundredths of a second.
+static void used(long *rusage, long *statistics) {
+    struct rusage usage;
+    unsigned long user = 0, system = 0;
+    getrusage(RUSAGE_SELF, &usage);
+    *rusage = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000 + usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
+    FILE *file = fopen("/proc/self/stat", "r");
+    if (!file || fscanf(file, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2) *statistics = -1;
+    else *statistics = (user + system) * 10000;
+    if (file) fclose(file);
+}
 
 static long uptime(void) {
     double value = -1;
@@ -332,6 +346,7 @@ static void note_clocks(void) {
     for (int i = 0; i < COUNT; i++) last[i] = told(CLOCKS[i]);
     last_uptime = uptime();
     last_ticks = times(&ignored);
+    used(&last_used[0], &last_used[1]);
 }
 
 static void show_clocks(void) {
@@ -341,9 +356,38 @@ static void show_clocks(void) {
     say("now %ld\nasked %ld\n", realtime, asked(CLOCK_REALTIME));
     for (int i = 0; i < COUNT; i++) say("%s %ld\n", NAMES[i], told(CLOCKS[i]) - last[i]);
     for (int i = 0; i < COUNT; i++) say("asked-%s %ld\n", NAMES[i], asked(CLOCKS[i]) - last[i]);
+    long now_used[2];
+    used(&now_used[0], &now_used[1]);
+    say("used %ld\nstatistics %ld\n", now_used[0] - last_used[0], now_used[1] - last_used[1]);
     sysinfo(&info);
     say("uptime %ld\nticks %ld\n", uptime() - last_uptime, (long)times(&ignored) - last_ticks);
     say("sysinfo %ld\n", info.uptime * 1000 - last_uptime);
+}
+
+// ---------------------------------------------------------------------- children
+
+// A child, and the program that it becomes, count the time as their parent does.
+static void show_child(void) {
+    char now[32], answer[64] = "";
+    int ends[2];
+    long before = told(CLOCK_MONOTONIC);
+    if (pipe(ends)) _exit(9);
+    pid_t child = fork();
+    if (!child) {
+        long here = told(CLOCK_MONOTONIC);
+        dup2(ends[1], 1);
+        snprintf(now, sizeof now, "%ld", here);
+        dprintf(1, "%ld ", here - before);
+        execl("/server", "server", "tell", now, NULL);
+        _exit(9);
+    }
+    close(ends[1]);
+    for (int got = 0, more; (more = read(ends[0], answer + got, sizeof answer - 1 - got)) > 0;) got += more;
+    close(ends[0]);
+    waitpid(child, NULL, 0);
+    long forked = -1, executed = -1, asked_there = -1;
+    sscanf(answer, "%ld %ld %ld", &forked, &executed, &asked_there);
+    say("forked %ld\nexecuted %ld\nasked %ld\nall %ld\n", forked, executed, asked_there, told(CLOCK_MONOTONIC) - before);
 }
 
 // ---------------------------------------------------------------------- the server
@@ -359,6 +403,7 @@ static void serve(int connection) {
     if (!strcmp(path, "/waits")) show_waits();
     if (!strcmp(path, "/timers")) show_timers();
     if (!strcmp(path, "/short")) show_short();
+    if (!strcmp(path, "/child")) show_child();
     int headed = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", length);
     if (write(connection, head, headed) != headed || write(connection, body, length) != length) _exit(9);
     close(connection);
@@ -366,6 +411,11 @@ static void serve(int connection) {
 
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
+    if (!strcmp(mode, "tell")) {
+        long before = atol(argv[2]), here = told(CLOCK_MONOTONIC);
+        printf("%ld %ld", here - before, asked(CLOCK_MONOTONIC) - here);
+        return 0;
+    }
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(getenv("PORT")))};
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     if (bind(listener, (void *)&address, sizeof address) || listen(listener, 16)) return 5;
@@ -379,6 +429,8 @@ int main(int argc, char **argv) {
     if (!strcmp(mode, "short")) begin_short();
     if (!strcmp(mode, "thread-time")) make_thread_time_timer();
     if (!strcmp(mode, "pending")) make_pending_signal();
+    // Processor time that a clone has not used, but its program has.
+    while (told(CLOCK_PROCESS_CPUTIME_ID) < SECOND / 20) {}
     note_clocks();
     for (;;) {
         int connection = accept(listener, 0, 0);

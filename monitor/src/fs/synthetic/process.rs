@@ -276,7 +276,7 @@ fn process_statistics(files: &Files<'_>, thread: i32) -> Vec<u8> {
     let name = String::from_utf8_lossy(&thread_name(files, thread)).into_owned();
     let (all, resident, _) = sizes(files);
     let usage = host::usage();
-    let ticks = |time: libc::timeval| time.tv_sec * 100 + time.tv_usec / 10_000;
+    let [user, system] = crate::clock::used().map(|time| time / 10_000_000);
     // Fields 3 to 52 of proc(5), after the name. Most are nothing here: addresses, other processes, real-time.
     let mut fields = vec!["0".to_owned(); 50];
     let mut set = |number: usize, value: &dyn std::fmt::Display| fields[number - 3] = value.to_string();
@@ -288,8 +288,8 @@ fn process_statistics(files: &Files<'_>, thread: i32) -> Vec<u8> {
     set(9, &0x40_0000);
     set(10, &usage.ru_minflt);
     set(12, &usage.ru_majflt);
-    set(14, &ticks(usage.ru_utime));
-    set(15, &ticks(usage.ru_stime));
+    set(14, &user);
+    set(15, &system);
     set(18, &20);
     set(20, &files.guest.threads().len().max(1));
     set(22, &files.namespace.machine.started);
