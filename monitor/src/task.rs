@@ -13,7 +13,7 @@ use crate::errno::{Errno, SysResult};
 use crate::memory::faults::Fault;
 use crate::process::{Process, Thread};
 use crate::signals::frame::{self, FIXED_FLAGS, Trap, USER_FLAGS};
-use crate::signals::{self, AltStack, SA_RESTART, host};
+use crate::signals::{self, Actions, AltStack, SA_RESTART, host};
 use crate::vm::layout::{EXCEPTION_PORT, SYSCALL_PORT, WARM_LIST, WARMER, WINDOW};
 use crate::vm::low::{self, Frame};
 use crate::vm::vcpu::{Exit, Extended, Registers, Vcpu};
@@ -81,6 +81,8 @@ pub struct Task {
     pub flow: Flow,
     /// The child of a vfork runs on this task: it shares the parent's memory and ends alone.
     pub shared: bool,
+    /// Its dispositions of signals, which are its own.
+    pub own_actions: Option<Box<Actions>>,
     /// Its row in the instance's table of processes.
     pub vfork_row: Option<usize>,
     /// `registers` is the state of ring 3. Not so while an exit that the guest has begun is still to come.
@@ -116,6 +118,7 @@ impl Task {
             main,
             flow: Flow::Return,
             shared: false,
+            own_actions: None,
             vfork_row: None,
             settled: true,
             last_fault: (0, 0),
@@ -251,6 +254,21 @@ impl Task {
 
     // ------------------------------------------------------------------ vfork
 
+    /// What the guest wants at a signal.
+    pub fn action(&self, signal: usize) -> signals::Action {
+        match &self.own_actions {
+            Some(own) => own[signal],
+            None => self.process.lock_actions()[signal],
+        }
+    }
+
+    pub fn set_action(&mut self, signal: usize, action: signals::Action) {
+        match &mut self.own_actions {
+            Some(own) => own[signal] = action,
+            None => self.process.lock_actions()[signal] = action,
+        }
+    }
+
     /// What a vfork child may change and its parent needs back.
     pub fn keep(&self) -> Kept {
         Kept {
@@ -375,7 +393,7 @@ impl Task {
             signal => {
                 let restartable = syscalls::is_restartable(number, &self.registers);
                 let index = usize::try_from(signal).unwrap_or(0);
-                restartable && self.process.lock_actions()[index].flags & SA_RESTART != 0
+                restartable && self.action(index).flags & SA_RESTART != 0
             }
         }
     }
@@ -573,7 +591,7 @@ impl Task {
             self.vcpu.set_immediate_exit(false);
             if signal != host::STOP {
                 let index = usize::try_from(signal).unwrap_or(0);
-                let action = self.process.lock_actions()[index];
+                let action = self.action(index);
                 if action.handler > signals::SIG_IGN {
                     self.process.lock_timers().rename(&mut info);
                     self.push_frame(action, &info, index, Trap::default());
@@ -606,7 +624,7 @@ impl Task {
     /// Sends a fault's signal to this thread: it cannot be blocked or ignored.
     pub fn force(&mut self, signal: i32, code: i32, address: u64, trap: Trap) {
         let index = usize::try_from(signal).unwrap_or(0);
-        let action = self.process.lock_actions()[index];
+        let action = self.action(index);
         let blocked = self.mask >> (index - 1) & 1 != 0;
         if action.handler <= signals::SIG_IGN || blocked {
             self.die(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -214,6 +215,28 @@ def test_all_processes_end_with_serve(tmp_path: Path, signal: str) -> None:
         else:
             serve.command(command="drain")
         until(lambda: not living(pids))
+
+
+def output(command: Sequence[str | Path]) -> list[str]:
+    finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert finished.returncode == 7, finished
+    return finished.stdout.decode().splitlines()
+
+
+def test_processes_are_what_they_are_natively(monitor: Path, program: Callable[..., Path], tmp_path: Path) -> None:
+    path = program("processes")
+    native = output([path])
+    assert len(native) > 40
+    assert output([monitor, "run", "--", path]) == native
+    root = tmp_path / "image"
+    root.mkdir()
+    (root / "program").write_bytes(path.read_bytes())
+    (root / "program").chmod(0o755)
+    bundle = make_bundle(tmp_path / "bundle", root, ["/program"], contract="stdin", env=["STATUS=0"])
+    with Serve(bundle, tmp_path) as serve:
+        assert serve.wait_for("ready")["snapshot"] is not None
+        answer = serve.call("c")
+        assert (answer.status, answer.body.decode().splitlines()) == (200, native), serve.ended("c")
 
 
 def test_a_fork_bomb_ends_at_the_limit_and_harms_no_neighbour(tmp_path: Path) -> None:

@@ -572,7 +572,6 @@ pub const ROWS: &[Row] = &[
         libc::SYS_membarrier,
         "interrupts the CPUs that run this process, no others",
     ),
-    guest(libc::SYS_getcpu, ""),
     any(libc::SYS_exit, ""),
     any(libc::SYS_exit_group, ""),
     any(libc::SYS_getpid, ""),

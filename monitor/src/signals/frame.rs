@@ -182,7 +182,7 @@ pub fn push(
     }
     task.mask &= !UNBLOCKABLE;
     if action.flags & SA_RESETHAND != 0 {
-        task.process.lock_actions()[signal] = Action::default();
+        task.set_action(signal, Action::default());
         if host::set_disposition(signal, super::SIG_DFL, 0).is_err() {
             return false;
         }

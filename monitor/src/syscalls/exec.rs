@@ -70,7 +70,11 @@ fn execve(task: &mut Task, [path, args, env, ..]: Args) -> SysResult {
 
 // ---------------------------------------------------------------------- by the monitor's own file
 
-fn execute_monitor(task: &Task, program: Program) -> SysResult {
+fn execute_monitor(task: &Task, mut program: Program) -> SysResult {
+    if program.path.as_c_str() == c"/proc/self/exe" {
+        // Behind the exec this would be nothing yet.
+        program.path = task.process.identity().exe.clone();
+    }
     let inside = match (task.vfork_row, &task.process.member) {
         (Some(row), Some(member)) => Some(inside(task, row, member.ledger)?),
         _ => None,
@@ -164,16 +168,17 @@ fn replace(task: &mut Task, program: Program) -> SysResult {
     }
     host::block_all();
     end_other_threads(task);
+    reset_signals(task);
+    if let Err(why) = begin(task, program) {
+        task.die(libc::SIGKILL, &format!("in execve: {why}"));
+    }
+    // Now, since the program may be named by one of them (fexecve(3)).
     for fd in process.files.open_descriptors() {
         if sys::closes_on_exec(&fd) == Ok(true) {
             process.closing(fd);
             // SAFETY: a number of the guest's, whose only thread this is.
             unsafe { libc::close(fd) };
         }
-    }
-    reset_signals(task);
-    if let Err(why) = begin(task, program) {
-        task.die(libc::SIGKILL, &format!("in execve: {why}"));
     }
     process.replaced.store(false, Ordering::Release);
     if host::pending() == 0 {

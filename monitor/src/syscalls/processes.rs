@@ -199,6 +199,12 @@ impl Task {
         // SAFETY: gettid has no preconditions.
         self.tid = unsafe { libc::gettid() };
         self.main = true;
+        // Its parent may have been the child of a vfork.
+        self.shared = false;
+        self.vfork_row = None;
+        if let Some(own) = self.own_actions.take() {
+            *self.process.lock_actions() = *own;
+        }
         self.process.only_thread(self.tid, self.tid);
         let mut extended = extended.clone();
         if request.flags & libc::CLONE_SETTLS != 0 {
@@ -249,7 +255,8 @@ extern "C" fn shared_child(argument: *mut libc::c_void) -> i32 {
 fn share(task: &mut Task, request: Request, extended: &Extended, row: Option<usize>) -> SysResult {
     let stack = crate::memory::stack(VFORK_STACK)?;
     let kept = task.keep();
-    let actions = *task.process.lock_actions();
+    // It shares the memory, but has a table of its own, in the kernel and here: the parent's other threads keep theirs.
+    task.own_actions = Some(Box::new(*task.process.lock_actions()));
     host::block_all();
     let mut shared = Shared { task, request, row };
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
@@ -260,8 +267,7 @@ fn share(task: &mut Task, request: Request, extended: &Extended, row: Option<usi
     let task = shared.task;
     drop(stack);
     task.go_back(kept);
-    // The child had a table of its own in the kernel, but wrote into ours.
-    *task.process.lock_actions() = actions;
+    task.own_actions = None;
     let restored = task.vcpu.set_extended(extended);
     let _ = host::take();
     host::set_mask(task.mask);

@@ -10,7 +10,7 @@ use crate::errno::{Errno, SysResult};
 use crate::kin::Kin;
 use crate::memory::access;
 use crate::signals::frame;
-use crate::signals::{Action, AltStack, UNBLOCKABLE, host, mirror_action, number, read_set};
+use crate::signals::{Action, Actions, AltStack, UNBLOCKABLE, host, mirror_action, number, read_set};
 use crate::sys;
 use crate::task::{Flow, Task};
 
@@ -91,14 +91,19 @@ fn rt_sigaction(task: &mut Task, [signal, new, old, size, ..]: Args) -> SysResul
     if action.is_some() && fixed {
         return Err(Errno::INVAL);
     }
-    let mut actions = task.process.lock_actions();
-    let before = actions[signal];
-    if let Some(mut action) = action {
-        action.mask &= !UNBLOCKABLE;
-        actions[signal] = action;
-        mirror_action(signal, action)?;
-    }
-    drop(actions);
+    let change = |actions: &mut Actions| {
+        let before = actions[signal];
+        if let Some(mut action) = action {
+            action.mask &= !UNBLOCKABLE;
+            actions[signal] = action;
+            mirror_action(signal, action)?;
+        }
+        Ok::<_, Errno>(before)
+    };
+    let before = match &mut task.own_actions {
+        Some(own) => change(own)?,
+        None => change(&mut task.process.lock_actions())?,
+    };
     if old != 0 {
         access::write(old, &before)?;
     }
@@ -329,8 +334,7 @@ fn thread_of(
     let own = sys::process_id();
     let host = match task.process.kin() {
         Some(kin) => kin.find(int(pid)).ok_or(Errno::SRCH)?,
-        None if int(pid) == own => own,
-        None => return Err(Errno::SRCH),
+        None => int(pid),
     };
     let number = |id: i32| u64::from(id.unsigned_abs());
     // By its process's number a first thread is meant.
@@ -359,12 +363,10 @@ fn tgkill(task: &mut Task, [pid, tid, signal, ..]: Args) -> SysResult {
 /// Implements rt_sigqueueinfo(2): in an instance for its own processes.
 fn rt_sigqueueinfo(task: &mut Task, [pid, signal, info, ..]: Args) -> SysResult {
     let info = read_info(info, signal)?;
-    let own = sys::process_id();
-    let known = match task.process.kin() {
-        Some(kin) => kin.find(int(pid)),
-        None => (int(pid) == own).then_some(own),
+    let pid = match task.process.kin() {
+        Some(kin) => u64::from(kin.find(int(pid)).ok_or(Errno::SRCH)?.unsigned_abs()),
+        None => pid,
     };
-    let pid = u64::from(known.ok_or(Errno::SRCH)?.unsigned_abs());
     // SAFETY: a local siginfo.
     unsafe {
         task.host(
