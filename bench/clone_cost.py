@@ -115,8 +115,9 @@ func main() {
 """
 
 
+_PAUSE = 0.02
 _RECEIPT = ("cpu_us", "run_us", "pages", "exits")
-_COLUMNS = ("p50 us", "p95 us", "CPU us", "run us", "pages", "exits", "serve us", "calls", "warm")
+_COLUMNS = ("p10 us", "p50 us", "p95 us", "CPU us", "run us", "pages", "exits", "serve us", "calls", "warm")
 
 
 def row(function: str, way: str, *columns: str) -> str:
@@ -190,6 +191,13 @@ class Contender:
         return (int(words[11]) + int(words[12])) * 1e6 / _TICKS
 
 
+def settle(contenders: Sequence[Contender]) -> None:
+    """Until the making of one way's next instance disturbs no other way's call."""
+    for contender in contenders:
+        contender.await_parked()
+    time.sleep(_PAUSE)
+
+
 def at(values: Sequence[float], share: float) -> float:
     """A percentile."""
     ordered = sorted(values)
@@ -220,7 +228,7 @@ def measure(function: Function, ways: Sequence[str], calls: int, place: Path) ->
             directory = place / f"{function.name}-{number}"
             bundle = make_bundle(directory / "bundle", function.root, function.args, memory_bytes=2 << 30)
             arguments = [] if way == "default" else [part for option in way.split("+") for part in ("--clones", option)]
-            serve = stack.enter_context(Serve(bundle, directory, *arguments, pool=2, ready_ms=30_000))
+            serve = stack.enter_context(Serve(bundle, directory, *arguments, pool=1, ready_ms=30_000))
             ready = serve.wait_for("ready")
             if ready["snapshot"] is None:
                 raise SystemExit(f"{function.name}: no snapshot: {ready['reason']}")
@@ -233,9 +241,10 @@ def measure(function: Function, ways: Sequence[str], calls: int, place: Path) ->
             contender.cpu_before = contender.serve_cpu()
         for number in range(calls):
             for contender in random.sample(contenders, len(contenders)):
+                settle(contenders)
                 contender.call(number)
         for contender in contenders:
-            values = [at(contender.critical, 0.5), at(contender.critical, 0.95)]
+            values = [at(contender.critical, share) for share in (0.1, 0.5, 0.95)]
             values += [statistics.median(receipt[key] for receipt in contender.receipts) for key in _RECEIPT]
             values += [(contender.serve_cpu() - contender.cpu_before) / calls, len(contender.receipts), contender.warm]
             print(row(function.name, contender.way, *(f"{value:.0f}" for value in values)))

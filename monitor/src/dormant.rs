@@ -181,7 +181,7 @@ impl Process {
         let state = vcpu.is_some().then(|| dormant.state.clone());
         self.threads.dormant.fetch_add(1, Ordering::AcqRel);
         self.threads.several.store(true, Ordering::Release);
-        self.lock_threads().push(Thread {
+        self.thread_came(Thread {
             dormant: Some(Box::new(dormant)),
             ..Thread::running(tid, 0)
         });

@@ -93,7 +93,9 @@ pub fn rest(task: &Task, state: TaskState) {
 
 /// The guest closed the call's connection: the response is complete.
 pub fn connection_closed(process: &Process, fd: i32) -> ! {
-    process.run_at_end();
+    if process.is_first() {
+        process.run_at_end();
+    }
     // The parent holds the connection too: only this tells the caller that the response ended.
     sys::shutdown(&fd);
     process.ledger.end(Cause::Closed, None, "");

@@ -166,7 +166,7 @@ fn other_thread(
     }
     let (process, state, vcpu) = (process.clone(), state.clone(), vcpu()?);
     // In the list before the call, whenever the host runs it first.
-    process.lock_threads().push(Thread::running(state.tid, 0));
+    process.thread_came(Thread::running(state.tid, 0));
     let spawned = contracts::spawn("guest", move || {
         let mut task = dormant::awake(&process, Some(vcpu), &state);
         process.await_release();

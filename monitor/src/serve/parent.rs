@@ -94,6 +94,7 @@ pub fn serve(options: Options) -> i32 {
         eprintln!("mayfly-monitor: /proc/self/exe: {errno}");
         return 1;
     }
+    crate::syscalls::prepare();
     // SAFETY: SIGPIPE is handled as an error of the write.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let (commands, events) = match take_streams() {

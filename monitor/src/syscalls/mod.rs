@@ -125,6 +125,11 @@ fn table() -> &'static [Option<Entry>; SIZE] {
     })
 }
 
+/// Builds the table now, for processes that are forked later and have none of the time.
+pub fn prepare() {
+    table();
+}
+
 /// The entry of a number.
 pub fn find(number: u64) -> Option<&'static Entry> {
     table().get(usize::try_from(number).ok()?)?.as_ref()
