@@ -26,6 +26,7 @@ ANSWERS = {
     "/wake-op": "both 1 requeued 1",
     "/condition": "served 50",
     "/new": "woken 3",
+    "/fork": "child 1, woken 3",
 }
 
 

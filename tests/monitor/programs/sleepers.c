@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -212,6 +213,18 @@ static void act(const char *path, char *out, size_t room) {
         for (int number = 0; number < 4; number++) pthread_create(&threads[number], 0, (void *(*)(void *))tasks, 0);
         for (int number = 0; number < 4; number++) pthread_join(threads[number], 0);
         act("/all", out, room);
+    } else if (!strcmp(path, "/fork")) {
+        // In the child only its caller lives: nobody is there to be woken.
+        int status = -1;
+        pid_t child = fork();
+        if (!child) {
+            atomic_store(&plain[0], 1);
+            _exit(futex(&plain[0], FUTEX_WAKE, 1, 0, 0, 0) * 100 + tasks());
+        }
+        if (child < 0 || waitpid(child, &status, 0) != child) abort();
+        char rest[64];
+        act("/all", rest, sizeof rest);
+        snprintf(out, room, "child %d, %s", WEXITSTATUS(status), rest);
     } else if (!strcmp(path, "/exit")) {
         exit(3);
     }
