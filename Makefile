@@ -4,6 +4,7 @@
 #   make prove   the tests of a whole node at full size: 200 kills of the downloader, 50 of a monitor, 1 GiB of output; half an hour
 #   make check   formatting, lint, types, layers, generated files, fast tests: under a minute
 #   make fuzz    the fuzzers of the monitor, half an hour each (FUZZ_SECONDS=1800)
+#   make languages  docs/languages.md: unmodified programs of many languages, 200 calls each; packages come from their registries
 #   make bench   the first figure: latency and CPU beside a warm process that is reused
 #   make build   leaves mayfly and mayfly-monitor in .venv/bin
 #   make up      build, then serve from the user's data directory
@@ -27,7 +28,7 @@ CHECKS := check-format check-style check-types check-layers check-crds check-rus
 SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove fuzz bench check rust lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
+.PHONY: help demo test prove languages fuzz bench check rust lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,12 +45,18 @@ test: build test-packages $(VENV)/.dev
 
 # What tests/system does a little of in `make test`, in full, with the figures that come out.
 PROOF       := THREADED_CALLS=3600 KILLS=200 MONITOR_KILLS=50 UPDATES=40 OUTPUT_MIB=1024
+LANGUAGE_CALLS := 200
 PROOF_TESTS := isolation registry kills updates bad_functions bad_calls
 
 prove: build test-packages $(VENV)/.dev
 	$(PROOF:%=MAYFLY_TEST_%) $(BIN)/python -m pytest -s $(PROOF_TESTS:%=tests/system/test_%.py) tests/monitor/test_threaded_calls.py
 	MAYFLY_TEST_CLONES=1000 MAYFLY_TEST_RESIDUE_CALLS=10000 MAYFLY_TEST_SNAPSHOT_KILLS=100 $(BIN)/python -m pytest --timeout=3600 \
 		tests/monitor/test_randomness.py tests/monitor/test_snapshot_files.py tests/monitor/test_time.py
+	$(MAKE) --no-print-directory languages
+
+# One after the other: the times in the table are those of a program that has the machine for itself.
+languages: build test-packages $(VENV)/.dev
+	MAYFLY_TEST_LANGUAGE_CALLS=$(LANGUAGE_CALLS) MAYFLY_TEST_LANGUAGE_PAGE=docs/languages.md $(BIN)/python -m pytest -s tests/languages
 
 # libFuzzer's flags need an unstable compiler option, so the stable compiler is told to take it. Without the address sanitizer, whose shadow lies
 # where a guest's memory does; the monitor's own handler of faults is part of what is tested.

@@ -67,6 +67,14 @@ impl Kin {
         }
     }
 
+    /// What the guest calls a process of the host.
+    pub fn named(&self, pid: i32) -> i32 {
+        match self.alias.load(Ordering::Acquire) {
+            alias if alias != 0 && pid == self.main() => alias,
+            _ => pid,
+        }
+    }
+
     /// The instance ends: no process is made any more.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);

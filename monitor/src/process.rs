@@ -168,6 +168,8 @@ pub struct Process {
     guarded: AtomicBool,
     /// What an instance may store; `None` for a program run by hand.
     pub storage: Option<Storage>,
+    /// Files whose calls of getpid(2) see another number than the rest (`snapshot::reseeding`).
+    pub reseeding: Vec<u64>,
     /// How `run` was started: what its children need to execute programs. `None`: it may have no children.
     pub launch: Option<Launch>,
     /// What to do at the moment of readiness, and at the guest's exit.
@@ -192,6 +194,7 @@ pub struct Parts {
     pub trace: bool,
     pub contained: bool,
     pub member: Option<Member>,
+    pub reseeding: Vec<u64>,
     pub launch: Option<Launch>,
 }
 
@@ -219,6 +222,7 @@ impl Process {
             replaced: AtomicBool::new(false),
             guarded: AtomicBool::new(false),
             storage: parts.contained.then(|| Storage::new(parts.memory_limit)),
+            reseeding: parts.reseeding,
             launch: parts.launch,
             plan: Mutex::default(),
             exit: Mutex::default(),
@@ -299,6 +303,11 @@ impl Process {
     /// The calling thread is all there is: in the child of a fork, and of a program that was executed. `tid` is its number in
     /// the guest.
     pub fn only_thread(&self, tid: i32, host_tid: i32) {
+        if tid == host_tid {
+            crate::pids::forget();
+        } else {
+            crate::pids::executed();
+        }
         *self.lock_threads() = vec![Thread::running(tid, host_tid)];
         self.threads.dormant.store(0, Ordering::Release);
         self.count_threads(1);
@@ -478,6 +487,7 @@ impl Process {
     /// `new` now refers to what `old` does (dup(2) and relatives); what `new` was before has been given to `closing`.
     pub fn duplicated(&self, old: i32, new: i32) {
         self.lock_timers().duplicated(old, new);
+        self.ready.duplicated(old, new);
         self.lock_sockets().duplicated(old, new);
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! No SDK: a server is ready when it first waits for a connection (`http`), a filter when it first reads its standard
 //! input (`stdin`), a Kontain function when it first opens `/.request` (`kontain`). The handlers of the calls that may
-//! be that moment ask here first. At that moment the thread's call is undone (`Errno::RESTART`: it will be made again), all threads
-//! are brought to rest, and the leader goes on in `lifecycle`.
+//! be that moment ask here first. A server whose threads share an epoll set may add the listener while another thread waits in the
+//! set already; then it is ready when the thread that added it waits, too, for whatever. At that moment the thread's call is undone
+//! (`Errno::RESTART`: it will be made again), all threads are brought to rest, and the leader goes on in `lifecycle`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,6 +24,8 @@ pub enum Wait<'a> {
     Epoll(i32),
     /// read(2) and its relatives.
     Read(i32),
+    /// futex(2), by a thread.
+    Futex(i32),
     /// The program opens `/.request`.
     OpenRequest,
 }
@@ -33,9 +36,47 @@ pub struct Ready {
     active: AtomicBool,
     reached: AtomicBool,
     listeners: Mutex<HashSet<i32>>,
-    /// Epoll sets with the descriptors of interest in them.
-    sets: Mutex<HashSet<(i32, i32)>>,
+    sets: Mutex<Sets>,
     pub settling: Settling,
+}
+
+/// Epoll sets: each has a number, which the descriptors that lead to it share.
+#[derive(Default)]
+struct Sets {
+    numbers: HashMap<i32, usize>,
+    next: usize,
+    /// What is in them.
+    members: HashSet<(usize, i32)>,
+    /// The sets that threads wait in, once for each.
+    waited: Vec<usize>,
+    /// Threads that put a descriptor into a set that others waited in.
+    added: HashSet<(i32, usize, i32)>,
+}
+
+impl Sets {
+    fn number(&mut self, epoll: i32) -> usize {
+        let next = self.next;
+        let number = *self.numbers.entry(epoll).or_insert(next);
+        if number == next {
+            self.next += 1;
+        }
+        number
+    }
+}
+
+/// A thread waits in an epoll set as long as this lives.
+pub struct Waiting<'a> {
+    ready: &'a Ready,
+    set: usize,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut sets = lock(&self.ready.sets);
+        if let Some(at) = sets.waited.iter().position(|set| *set == self.set) {
+            sets.waited.swap_remove(at);
+        }
+    }
 }
 
 impl Ready {
@@ -88,12 +129,26 @@ impl Ready {
         match (self.contract, wait) {
             (Some(Contract::Http), Wait::Accept(fd)) => listening(fd),
             (Some(Contract::Http), Wait::Poll(fds)) => fds.iter().any(listening),
-            (Some(Contract::Http), Wait::Epoll(set)) => lock(&self.sets)
-                .iter()
-                .any(|(epoll, fd)| epoll == set && listening(fd)),
+            (Some(Contract::Http), Wait::Epoll(epoll)) => {
+                let mut sets = lock(&self.sets);
+                let number = sets.number(*epoll);
+                sets.members
+                    .iter()
+                    .any(|(set, fd)| *set == number && listening(fd))
+            }
+            (Some(Contract::Http), Wait::Futex(thread)) => {
+                let sets = lock(&self.sets);
+                sets.added
+                    .iter()
+                    .any(|(by, set, fd)| by == thread && listening(fd) && sets.waited.contains(set))
+            }
             (Some(Contract::Stdin), Wait::Read(0)) => true,
             (Some(Contract::Stdin), Wait::Poll(fds)) => fds.contains(&0),
-            (Some(Contract::Stdin), Wait::Epoll(set)) => lock(&self.sets).contains(&(*set, 0)),
+            (Some(Contract::Stdin), Wait::Epoll(epoll)) => {
+                let mut sets = lock(&self.sets);
+                let number = sets.number(*epoll);
+                sets.members.contains(&(number, 0))
+            }
             (Some(Contract::Kontain), Wait::OpenRequest) => true,
             _ => false,
         }
@@ -104,10 +159,44 @@ impl Ready {
         lock(&self.listeners).insert(fd);
     }
 
-    /// `fd` was added to an epoll set.
-    pub fn watched(&self, epoll: i32, fd: i32) {
+    /// `fd` was added to an epoll set by `thread`.
+    pub fn watched(&self, epoll: i32, fd: i32, thread: i32) {
         if self.active.load(Ordering::Acquire) {
-            lock(&self.sets).insert((epoll, fd));
+            let mut sets = lock(&self.sets);
+            let number = sets.number(epoll);
+            sets.members.insert((number, fd));
+            sets.added.insert((thread, number, fd));
+        }
+    }
+
+    /// The calling thread begins to wait in an epoll set.
+    pub fn waiting(&self, epoll: i32) -> Option<Waiting<'_>> {
+        self.active.load(Ordering::Acquire).then(|| {
+            let mut sets = lock(&self.sets);
+            let set = sets.number(epoll);
+            sets.waited.push(set);
+            Waiting { ready: self, set }
+        })
+    }
+
+    /// `new` leads to what `old` does.
+    pub fn duplicated(&self, old: i32, new: i32) {
+        if self.active.load(Ordering::Acquire) {
+            let mut sets = lock(&self.sets);
+            if let Some(number) = sets.numbers.get(&old).copied() {
+                sets.numbers.insert(new, number);
+            }
+            let mut listeners = lock(&self.listeners);
+            if listeners.contains(&old) {
+                listeners.insert(new);
+            }
+        }
+    }
+
+    /// `fd` is a new epoll set.
+    pub fn made_set(&self, fd: i32) {
+        if self.active.load(Ordering::Acquire) {
+            lock(&self.sets).number(fd);
         }
     }
 
@@ -115,7 +204,10 @@ impl Ready {
     pub fn closed(&self, fd: i32) {
         if self.active.load(Ordering::Acquire) {
             lock(&self.listeners).remove(&fd);
-            lock(&self.sets).retain(|(epoll, watched)| *epoll != fd && *watched != fd);
+            let mut sets = lock(&self.sets);
+            sets.numbers.remove(&fd);
+            sets.members.retain(|(_, watched)| *watched != fd);
+            sets.added.retain(|(_, _, watched)| *watched != fd);
         }
     }
 }

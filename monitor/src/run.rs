@@ -262,6 +262,7 @@ fn go_on(image: Image, inside: Inside) -> Result<Infallible, RunError> {
         memory_limit: inside.memory,
         trace: false,
         contained: true,
+        reseeding: Vec::new(),
         member: Some(Member::new(inside.row, inside.ledger)),
         launch: None,
     }));
@@ -339,6 +340,7 @@ fn start(image: Image, launch: Launch, enters_root: bool) -> Result<Infallible, 
         trace: launch.trace,
         contained: false,
         member: None,
+        reseeding: Vec::new(),
         launch: Some(launch),
     }));
     let mut vcpu = process.take_vcpu().map_err(RunError::Memory)?;

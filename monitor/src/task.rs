@@ -137,19 +137,18 @@ impl Task {
         self.vcpu.set_registers(self.registers);
     }
 
-    /// Takes over the state of a thread at rest. All but the main thread keep the number that the guest knows.
+    /// Takes over the state of a thread at rest, with the number that the guest knows it by.
     pub fn restore(&mut self, state: &TaskState) -> Result<(), crate::vm::kvm::KvmError> {
-        if !state.main {
-            let host_tid = self.tid;
-            self.tid = state.tid;
-            for thread in self
-                .process
-                .lock_threads()
-                .iter_mut()
-                .filter(|thread| thread.host_tid == host_tid)
-            {
-                thread.tid = state.tid;
-            }
+        let host_tid = self.tid;
+        self.tid = state.tid;
+        crate::pids::keep_thread(state.tid);
+        for thread in self
+            .process
+            .lock_threads()
+            .iter_mut()
+            .filter(|thread| thread.host_tid == host_tid)
+        {
+            thread.tid = state.tid;
         }
         if let (true, Some(kin)) = (state.main, self.process.kin()) {
             kin.set_alias(state.tid);
@@ -588,6 +587,7 @@ impl Task {
     /// Delivers what waits, as far as the guest has handlers; then the mask is the guest's again.
     fn deliver_pending(&mut self) {
         while let Some((signal, mut info)) = host::take() {
+            crate::pids::name_sender(&mut info);
             self.vcpu.set_immediate_exit(false);
             if signal != host::STOP {
                 let index = usize::try_from(signal).unwrap_or(0);
@@ -698,7 +698,10 @@ impl Task {
             Ok(state) => state,
             Err(problem) => self.fatal(&problem.to_string()),
         };
+        // What the leader sent twice would be taken for the guest's afterwards.
+        host::block_all();
         crate::lifecycle::rest(self, state);
+        host::forget_stops();
         if low::in_stub(raw.rip).is_some() {
             // Perhaps in ring 0: only the stub's `iretq` leads back.
             self.resume_through(low::frame_address(self.vcpu.id), raw.rip);

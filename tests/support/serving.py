@@ -117,19 +117,21 @@ class Serve:
             self._arrived.put(json.loads(line))
         self._arrived.put(None)
 
-    def wait_for(self, kind: str, matches: Callable[[Event], bool] = lambda event: True) -> Event:
-        """The first event of this kind, past or to come, that `matches`."""
+    def wait_for(
+        self, kind: str, matches: Callable[[Event], bool] = lambda event: True, *, otherwise: str = "", patience: float = PATIENCE
+    ) -> Event:
+        """The first event of this kind, or of the kind `otherwise`, past or to come, that `matches`."""
         for event in self.events:
-            if event["event"] == kind and matches(event):
+            if event["event"] in {kind, otherwise} and matches(event):
                 return event
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while True:
             arrived = self._next(deadline)
             if arrived is None:
                 shown = "\n".join(json.dumps(seen) for seen in self.events[-20:])
                 raise AssertionError(f"no event {kind}; stderr: {self.errors()}; events:\n{shown}")
             self.events.append(arrived)
-            if arrived["event"] == kind and matches(arrived):
+            if arrived["event"] in {kind, otherwise} and matches(arrived):
                 return arrived
 
     def _next(self, deadline: float) -> Event | None:

@@ -406,10 +406,10 @@ pub fn process_ids() -> ProcessIds {
     // SAFETY: these cannot fail for the calling process and touch no memory.
     unsafe {
         ProcessIds {
-            process: libc::getpid(),
+            process: crate::pids::pid(),
             group: libc::getpgrp(),
             session: libc::getsid(0),
-            thread: libc::gettid(),
+            thread: crate::pids::tid(),
         }
     }
 }

@@ -283,6 +283,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         trace: false,
         contained: true,
         member: Some(Member::new(0, setup.memory)),
+        reseeding: Vec::new(),
         launch: None,
     }));
     let mut vcpu = process.take_vcpu().map_err(|error| internal("vCPU", &error))?;

@@ -114,6 +114,8 @@ fn run_clone(
     }
     // Before the warden: the call's connection may have made a set ready.
     process.look_after_dormant();
+    // Another thread of the program may send a signal before this one has the mask of its own.
+    host::block_all();
     process.release();
     match main {
         Some(mut task) => {
@@ -281,6 +283,7 @@ fn restore(
         // SIGKILL and SIGSTOP cannot be set, and never were.
         let _ = mirror_action(signal, *action);
     }
+    crate::pids::keep(snapshot.pid);
     // The moment of readiness is behind this process.
     ready.pass();
     let process = Arc::new(Process::new(Parts {
@@ -303,6 +306,7 @@ fn restore(
         trace: false,
         contained: true,
         member: Some(Member::new(0, setup.memory)),
+        reseeding: snapshot.reseeding.clone(),
         launch: None,
     }));
     if let Some(storage) = &process.storage {

@@ -169,6 +169,37 @@ pub fn block_all() {
     };
 }
 
+/// Takes back what was sent to this thread to stop it, where the monitor may stop threads.
+///
+/// Preconditions: the signal is blocked, and none is sent any more.
+pub fn forget_stops() {
+    if !STOPPABLE.load(Ordering::Relaxed) {
+        return;
+    }
+    let stop = 1u64 << (STOP_SIGNAL - 1);
+    let now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    loop {
+        // SAFETY: an 8-byte set and a time on the stack.
+        let taken = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigtimedwait,
+                &raw const stop,
+                std::ptr::null::<u8>(),
+                &raw const now,
+                8,
+            )
+        };
+        if taken < 0 {
+            break;
+        }
+    }
+    // Such a signal may also have said that the parent ended.
+    check_parent();
+}
+
 /// The mask this thread was started with.
 pub fn inherited_mask() -> u64 {
     let mut mask = 0u64;

@@ -11,6 +11,7 @@ pub mod file;
 pub mod format;
 pub mod image;
 mod io;
+mod reseeding;
 
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
@@ -111,6 +112,10 @@ pub struct Snapshot {
     /// The clocks that stand still until the clone goes on.
     pub clocks: clock::Frozen,
     pub timers: clock::timers::TimersState,
+    /// The process's number as the guest knows it.
+    pub pid: i32,
+    /// Files whose calls of getpid(2) must see another number (`reseeding`).
+    pub reseeding: Vec<u64>,
     /// Bytes of the image that hold something.
     pub image_bytes: u64,
 }
@@ -195,6 +200,8 @@ impl Snapshot {
             auxiliary: process.identity().auxiliary.clone(),
             clocks,
             timers,
+            pid: crate::pids::pid(),
+            reseeding: reseeding::find(&space),
             image_bytes,
         })
     }

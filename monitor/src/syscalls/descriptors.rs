@@ -13,6 +13,7 @@ use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult, from_libc};
 use crate::fs::descriptors::{self, MONITOR_FD_FLOOR, exclusive, guest_fd};
 use crate::memory::access;
+use crate::pids;
 use crate::task::Task;
 
 const AREA: &str = "descriptors";
@@ -293,13 +294,11 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
         libc::F_SETPIPE_SZ => forward(argument),
         F_DUPFD_QUERY => forward(register(guest_fd(int(argument))?)),
         libc::F_SETOWN => {
-            // SAFETY: getpid has no preconditions.
-            let own = unsafe { libc::getpid() };
             // Signals on behalf of the guest go to nobody else.
-            if int(argument) == 0 || int(argument) == own {
-                forward(argument)
-            } else {
-                Err(Errno::PERM)
+            match int(argument) {
+                0 => forward(0),
+                id if pids::is_own(id) => forward(register(pids::host_pid())),
+                _ => Err(Errno::PERM),
             }
         }
         F_GETOWN_EX => {
@@ -310,12 +309,16 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
         }
         F_SETOWN_EX => {
             let mut owner: [i32; 2] = access::read(argument)?;
-            // SAFETY: getpid has no preconditions.
-            let own = unsafe { libc::getpid() };
             match owner {
                 [F_OWNER_TID | F_OWNER_PID, 0] => forward(owner.as_mut_ptr() as u64),
-                [F_OWNER_PID, id] if id == own => forward(owner.as_mut_ptr() as u64),
-                [F_OWNER_TID, id] if id == task.tid => forward(owner.as_mut_ptr() as u64),
+                [F_OWNER_PID, id] if pids::is_own(id) => {
+                    owner[1] = pids::host_pid();
+                    forward(owner.as_mut_ptr() as u64)
+                }
+                [F_OWNER_TID, id] if id == task.tid => {
+                    owner[1] = pids::host_tid();
+                    forward(owner.as_mut_ptr() as u64)
+                }
                 [0..=2, _] => Err(Errno::PERM),
                 _ => Err(Errno::INVAL),
             }

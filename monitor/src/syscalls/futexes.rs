@@ -10,6 +10,7 @@ use crate::dormant::Waking;
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
 use crate::process::Process;
+use crate::ready::Wait;
 use crate::task::Task;
 
 const AREA: &str = "threads";
@@ -59,6 +60,9 @@ fn futex(task: &mut Task, [word, operation, value, timeout, second_word, value3]
     } else {
         libc::CLOCK_MONOTONIC
     };
+    if waits && task.process.ready.is_awaited() {
+        task.process.ready.before(&Wait::Futex(task.tid))?;
+    }
     let limit: Option<[i64; 2]> = if waits && timeout != 0 {
         let limit = access::read(timeout)?;
         Some(if command == libc::FUTEX_WAIT {

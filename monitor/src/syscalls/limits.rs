@@ -72,8 +72,7 @@ pub fn limit(process: &Process, resource: u32) -> Result<[u64; 2], Errno> {
 
 /// Implements prlimit64(2) for the own process.
 fn prlimit(task: &mut Task, [pid, resource, new, old, ..]: Args) -> SysResult {
-    let own = i64::from(std::process::id());
-    if int(pid) != 0 && i64::from(int(pid)) != own {
+    if int(pid) != 0 && !crate::pids::is_own(int(pid)) {
         return Err(Errno::SRCH);
     }
     let resource = int(resource).cast_unsigned();

@@ -367,7 +367,9 @@ fn epoll_create(task: &mut Task, [size, ..]: Args) -> SysResult {
 /// Implements epoll_create1(2).
 fn epoll_create1(task: &mut Task, [flags, ..]: Args) -> SysResult {
     // SAFETY: no pointers; the result is a new descriptor.
-    unsafe { make(task, libc::SYS_epoll_create1, [flags, 0, 0, 0, 0, 0]) }
+    let fd = unsafe { make(task, libc::SYS_epoll_create1, [flags, 0, 0, 0, 0, 0])? };
+    task.process.ready.made_set(int(fd));
+    Ok(fd)
 }
 
 /// Implements epoll_ctl(2).
@@ -388,7 +390,7 @@ fn epoll_ctl(task: &mut Task, [set, operation, fd, event, ..]: Args) -> SysResul
     // SAFETY: a local event.
     let result = unsafe { task.host(libc::SYS_epoll_ctl, args)? };
     if int(operation) == libc::EPOLL_CTL_ADD {
-        task.process.ready.watched(set, fd);
+        task.process.ready.watched(set, fd, task.tid);
     }
     Ok(result)
 }
@@ -409,6 +411,8 @@ fn wait_for_events(
     let mut events: Vec<Event> = vec![[0; 3]; count.min(EVENTS_MAX)];
     let at = events.as_mut_ptr() as u64;
     let room = events.len() as u64;
+    // Known before it is asked whether this is the moment: a thread that adds the listener between the two sees it.
+    let _waiting = task.process.ready.waiting(set);
     if !timeout.is_now() {
         timeout.go_on(task);
         before_wait(task, &Wait::Epoll(set), || {

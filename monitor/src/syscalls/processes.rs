@@ -364,26 +364,36 @@ fn getppid(task: &mut Task, _: Args) -> SysResult {
     match task.process.kin() {
         // As in a container: what started the first process is out of sight.
         Some(kin) if !kin.contains(parent) => Ok(0),
-        _ => Ok(u64::from(parent.unsigned_abs())),
+        Some(kin) => Ok(u64::from(kin.named(parent).unsigned_abs())),
+        None => Ok(u64::from(parent.unsigned_abs())),
     }
+}
+
+/// What the guest calls a process, a group or a session that the host tells of.
+fn named(task: &Task, told: u64) -> u64 {
+    let named = task.process.kin().map(|kin| kin.named(int(told)));
+    named.map_or(told, |pid| u64::from(pid.unsigned_abs()))
 }
 
 /// Implements getpgrp(2).
 fn getpgrp(task: &mut Task, _: Args) -> SysResult {
     // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_getpgrp, [0; 6]) }
+    let group = unsafe { task.host(libc::SYS_getpgrp, [0; 6])? };
+    Ok(named(task, group))
 }
 
 /// Implements getpgid(2).
 fn getpgid(task: &mut Task, [pid, ..]: Args) -> SysResult {
     // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_getpgid, [known(task, pid)?, 0, 0, 0, 0, 0]) }
+    let group = unsafe { task.host(libc::SYS_getpgid, [known(task, pid)?, 0, 0, 0, 0, 0])? };
+    Ok(named(task, group))
 }
 
 /// Implements getsid(2).
 fn getsid(task: &mut Task, [pid, ..]: Args) -> SysResult {
     // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_getsid, [known(task, pid)?, 0, 0, 0, 0, 0]) }
+    let session = unsafe { task.host(libc::SYS_getsid, [known(task, pid)?, 0, 0, 0, 0, 0])? };
+    Ok(named(task, session))
 }
 
 /// Implements setpgid(2).

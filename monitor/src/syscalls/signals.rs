@@ -9,6 +9,7 @@ use crate::dormant::Sent;
 use crate::errno::{Errno, SysResult};
 use crate::kin::Kin;
 use crate::memory::access;
+use crate::pids;
 use crate::signals::frame;
 use crate::signals::{Action, Actions, AltStack, UNBLOCKABLE, host, mirror_action, number, read_set};
 use crate::sys;
@@ -240,6 +241,7 @@ fn rt_sigtimedwait(task: &mut Task, [set, info, timeout, size, ..]: Args) -> Sys
     };
     if info != 0 {
         task.process.lock_timers().rename(&mut filled);
+        pids::name_sender(&mut filled);
         access::write_bytes(info, &filled)?;
     }
     Ok(signal)
@@ -338,7 +340,11 @@ fn thread_of(
     };
     let number = |id: i32| u64::from(id.unsigned_abs());
     // By its process's number a first thread is meant.
-    let tid = if int(tid) == int(pid) { host } else { int(tid) };
+    let tid = match int(tid) {
+        tid if tid != int(pid) => tid,
+        _ if host == own => pids::pid(),
+        _ => host,
+    };
     if host != own {
         return Ok(Some((number(host), number(tid))));
     }

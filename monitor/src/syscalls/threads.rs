@@ -11,6 +11,7 @@ use super::processes::{Request, clone_process};
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
+use crate::pids;
 use crate::process::Process;
 use crate::signals::host;
 use crate::task::{Flow, Task};
@@ -263,10 +264,31 @@ fn gettid(task: &mut Task, _: Args) -> SysResult {
     Ok(u64::from(task.tid.unsigned_abs()))
 }
 
-/// Implements getpid(2).
-fn getpid(_: &mut Task, _: Args) -> SysResult {
-    // SAFETY: getpid has no preconditions.
-    Ok(u64::from(unsafe { libc::getpid() }.unsigned_abs()))
+/// Implements getpid(2). In a clone the number is the boot's, but for a caller whose randomness must not be the boot's.
+fn getpid(task: &mut Task, _: Args) -> SysResult {
+    let pid = if reseeds(task) {
+        pids::another_pid()
+    } else {
+        pids::pid()
+    };
+    Ok(u64::from(pid.unsigned_abs()))
+}
+
+/// Whether the call comes from a file that holds OpenSSL's generator (`snapshot::reseeding`). The C library's `getpid` has no frame:
+/// its caller's address is on top of the stack.
+fn reseeds(task: &Task) -> bool {
+    if task.process.reseeding.is_empty() || !pids::are_kept() {
+        return false;
+    }
+    let Ok(caller) = access::read::<u64>(task.registers.rsp) else {
+        return false;
+    };
+    let origin = task
+        .process
+        .lock_space()
+        .find(caller)
+        .and_then(|(_, mapping)| mapping.origin);
+    origin.is_some_and(|origin| task.process.reseeding.contains(&origin.object))
 }
 
 impl Task {

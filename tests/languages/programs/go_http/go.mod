@@ -1,0 +1,3 @@
+module mayfly.example/go_http
+
+go 1.22
