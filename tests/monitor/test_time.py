@@ -106,6 +106,16 @@ def test_clocks_stand_still_from_the_snapshot_to_the_call_and_realtime_is_true(c
     assert max(off) < 50 * MILLISECOND
 
 
+def test_a_clone_does_not_leave_the_machine_for_the_time(clocks_root: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", clocks_root, ["/server"])
+    with Serve(bundle, tmp_path) as serve:
+        assert serve.wait_for("ready")["snapshot"] is not None
+        assert numbers(serve.call(path="/many"))["back"] == 0
+        receipt = serve.ended("call-1")
+    # For 20,000 readings; the rest of the call makes some.
+    assert receipt["syscalls"] < 100 + FEW, receipt
+
+
 def test_children_of_a_clone_count_the_time_as_it_does(clocks_root: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", clocks_root, ["/server"])
     with Serve(bundle, tmp_path) as serve:

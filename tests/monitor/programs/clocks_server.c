@@ -364,6 +364,16 @@ static void show_clocks(void) {
     say("sysinfo %ld\n", info.uptime * 1000 - last_uptime);
 }
 
+static void show_many(void) {
+    long back = 0, before = 0;
+    for (int i = 0; i < 20000; i++) {
+        long now = told(i % 2 ? CLOCK_MONOTONIC : CLOCK_REALTIME);
+        back += i % 2 && now < before;
+        if (i % 2) before = now;
+    }
+    say("back %ld\n", back);
+}
+
 // ---------------------------------------------------------------------- children
 
 // A child, and the program that it becomes, count the time as their parent does.
@@ -404,6 +414,7 @@ static void serve(int connection) {
     if (!strcmp(path, "/timers")) show_timers();
     if (!strcmp(path, "/short")) show_short();
     if (!strcmp(path, "/child")) show_child();
+    if (!strcmp(path, "/many")) show_many();
     int headed = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", length);
     if (write(connection, head, headed) != headed || write(connection, body, length) != length) _exit(9);
     close(connection);
