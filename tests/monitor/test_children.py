@@ -217,6 +217,22 @@ def test_all_processes_end_with_serve(tmp_path: Path, signal: str) -> None:
         until(lambda: not living(pids))
 
 
+def test_a_kontain_function_has_children_once_it_is_called(tmp_path: Path) -> None:
+    script = (
+        'exec 3< /.request; x=$(cat <&3 | wc -c); printf \'{"Status": 201, "Data": "%s"}\' "$(echo $((x > 10)) | base64)" | cat > /.reply'
+    )
+    with served(tmp_path, ["/bin/bash", "-c", script], contract="kontain") as serve:
+        answer = serve.call("c", b"body")
+        assert (answer.status, answer.body) == (201, b"1\n"), serve.ended("c")
+
+
+def test_a_kontain_functions_first_process_opens_the_request(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", Path("/"), ["/bin/bash", "-c", "cat /.request || exit 5"], contract="kontain")
+    with Serve(bundle, tmp_path) as serve:
+        failed = serve.wait_for("failed")
+        assert "must first be opened by the function's first process" in failed["output"]
+
+
 def output(command: Sequence[str | Path]) -> list[str]:
     finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     assert finished.returncode == 7, finished

@@ -44,6 +44,15 @@ pub trait SpecialFile: Send + Sync {
     }
 }
 
+/// Not to be had where it is asked for too early.
+struct Early;
+
+impl SpecialFile for Early {
+    fn file(&self, _: Purpose) -> Result<OwnedFd, Errno> {
+        Err(Errno(libc::EBUSY))
+    }
+}
+
 /// One content at all times: what a special file is for a program that a child executes.
 struct Fixed(OwnedFd);
 
@@ -310,6 +319,8 @@ impl Mount {
                 root: scratch.root.load(Ordering::Acquire),
             },
             Source::Tree(tree) => PassedSource::Tree(*tree),
+            // Without a descriptor it is not there yet.
+            Source::Special(file) if file.descriptors().is_empty() => PassedSource::Special(-1),
             Source::Special(file) => PassedSource::Special(file.file(Purpose::Look)?.into_raw_fd()),
         };
         Ok(PassedMount {
@@ -324,13 +335,13 @@ impl Mount {
 impl PassedMount {
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
         match &self.source {
+            PassedSource::Special(-1) | PassedSource::Tree(_) => Vec::new(),
             PassedSource::Directory { root, .. } | PassedSource::Special(root) => vec![*root],
             PassedSource::Scratch { parent, root, .. } => {
                 let mut known = vec![*parent];
                 known.extend((*root >= 0).then_some(*root));
                 known
             }
-            PassedSource::Tree(_) => Vec::new(),
         }
     }
 
@@ -354,6 +365,7 @@ impl PassedMount {
                 root: AtomicI32::new(root),
             }),
             PassedSource::Tree(tree) => Source::Tree(tree),
+            PassedSource::Special(-1) => Source::Special(Box::new(Early)),
             PassedSource::Special(fd) => Source::Special(Box::new(Fixed(owned(fd)))),
         };
         Mount {

@@ -10,8 +10,8 @@
 //!
 //! The boot comes before `lock_files` because it reads in /proc what its descriptors are, which no instance may.
 //!
-//! Invariants: a layer is only ever added; a process with a guest can make no process, no filter and no rule any more, signals
-//! itself alone, and dies with `serve`. What a kernel does not offer is reported as not in force, never passed over;
+//! Invariants: a layer is only ever added; a process with a guest can make no filter and no rule any more, executes nothing but the
+//! monitor's own file, signals the processes of its instance alone (by landlock's scope, where the kernel has it), and dies with `serve`. What a kernel does not offer is reported as not in force, never passed over;
 //! seccomp and openat2 must be there.
 #![allow(unsafe_code)]
 

@@ -158,6 +158,7 @@ pub fn begin(world: &mut World, setup: &Setup, jail: &Jail, phase: Phase) {
         setup.fail(&format!("prctl: {errno}"));
     }
     setup.ledger.kin.begin(crate::sys::process_id());
+    world.kontain.own();
     guest::prepare_process();
     host::keep_stoppable();
     crate::fs::descriptors::set_limit(guest::CONTAINED_FILES);

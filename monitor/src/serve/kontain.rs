@@ -1,6 +1,7 @@
 //! `/.request` and `/.reply` of a Kontain function, before and during its call.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::contracts::Kontain;
@@ -14,6 +15,8 @@ use crate::sys;
 pub struct Files {
     ready: Arc<Ready>,
     call: Mutex<Option<Kontain>>,
+    /// The process that the call comes to.
+    owner: AtomicI32,
 }
 
 impl Files {
@@ -21,7 +24,13 @@ impl Files {
         Self {
             ready,
             call: Mutex::default(),
+            owner: AtomicI32::new(0),
         }
+    }
+
+    /// The calling process is the one that the call comes to.
+    pub fn own(&self) {
+        self.owner.store(sys::process_id(), Ordering::Relaxed);
     }
 
     pub fn begin(&self, call: Kontain) {
@@ -41,7 +50,20 @@ impl Files {
         file.iter().map(AsRawFd::as_raw_fd).collect()
     }
 
+    /// A child that was made before the call has no way to it.
+    fn is_early(&self) -> bool {
+        let owner = self.owner.load(Ordering::Relaxed);
+        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        owner != 0 && owner != sys::process_id() && call.is_none()
+    }
+
     fn file(&self, purpose: Purpose, reply: bool) -> Result<OwnedFd, Errno> {
+        if purpose == Purpose::Open && self.is_early() {
+            eprintln!(
+                "mayfly-monitor: /.request and /.reply must first be opened by the function's first process: EBUSY"
+            );
+            return Err(Errno(libc::EBUSY));
+        }
         if !reply && purpose == Purpose::Open {
             self.ready.before(&Wait::OpenRequest)?;
         }
