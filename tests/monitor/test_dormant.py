@@ -50,5 +50,6 @@ def test_a_thread_that_waits_is_woken_by_whatever_wakes_it(program: Callable[...
 def test_the_end_of_the_process_ends_its_records(program: Callable[..., Path], tmp_path: Path, way: str) -> None:
     bundle = make_bundle(tmp_path / "bundle", root_of(tmp_path, program("sleepers")), ["/main"])
     with Serve(bundle, tmp_path, "--clones", way) as serve:
+        serve.wait_for("parked")
         assert serve.call("end", path="/exit").headers["x-mayfly-failure"] == "exit status 3"
         assert serve.ended("end")["cause"] == "exited"
