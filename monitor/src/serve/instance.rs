@@ -27,7 +27,7 @@ use crate::memory::space::Space;
 use crate::network::sockets::Sockets;
 use crate::process::{Identity, Member, Parts, Process, Thread};
 use crate::signals::{Actions, host, mirror_action};
-use crate::snapshot::{Snapshot, descriptors};
+use crate::snapshot::{Snapshot, rebuilding};
 use crate::task::{Task, TaskState};
 use crate::working_set::WorkingSet;
 
@@ -361,7 +361,7 @@ fn rebuild(
             unsafe { libc::close(number) };
         }
     }
-    descriptors::rebuild(files, &snapshot.descriptors, streams, sockets, remade)
+    rebuilding::rebuild(files, &snapshot.descriptors, streams, sockets, remade)
         .map_err(|error| error.to_string())
 }
 

@@ -11,6 +11,7 @@ pub mod file;
 pub mod format;
 pub mod image;
 mod io;
+pub mod rebuilding;
 mod reseeding;
 
 use std::ffi::CString;
