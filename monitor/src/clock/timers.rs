@@ -255,6 +255,15 @@ impl Timers {
         self.timers.clear();
     }
 
+    /// Another program runs in this process: timers by number are gone (execve(2)).
+    pub fn executed(&mut self) {
+        let known: Vec<i32> = self.timers.keys().copied().collect();
+        for id in known {
+            // It is there.
+            let _ = self.delete(id);
+        }
+    }
+
     // ------------------------------------------------------------------ descriptors
 
     /// `fd` is a timer of `clock`.

@@ -169,6 +169,7 @@ fn replace(task: &mut Task, program: Program) -> SysResult {
     host::block_all();
     end_other_threads(task);
     reset_signals(task);
+    process.lock_timers().executed();
     if let Err(why) = begin(task, program) {
         task.die(libc::SIGKILL, &format!("in execve: {why}"));
     }
