@@ -50,6 +50,12 @@ def all_programs() -> list[Program]:
         Program("python_http", "CPython, http.server", (PYTHON, Files("python_http")), ("/usr/bin/python3.11", "/app/main.py")),
         Program("python_asyncio", "CPython, asyncio", (PYTHON, Files("python_asyncio")), ("/usr/bin/python3.11", "/app/main.py")),
         Program(
+            "python_gunicorn",
+            "CPython, Flask on gunicorn, one worker",
+            (PYTHON, Pip(("flask>=3,<4", "gunicorn>=23")), Files("python_gunicorn")),
+            ("/usr/bin/python3.11", "-m", "gunicorn", "--workers", "1", "--bind", "0.0.0.0:8080", "--chdir", "/app", "app:app"),
+        ),
+        Program(
             "python_uvicorn",
             "CPython, FastAPI on uvicorn",
             (PYTHON, Pip(("fastapi>=0.115", "uvicorn>=0.30")), Files("python_uvicorn")),
@@ -73,6 +79,13 @@ def all_programs() -> list[Program]:
                     ("/usr/local/bin/node", "/app/main.js"),
                     memory=V8_MEMORY,
                     proof=NODE_PROOF,
+                ),
+                Program(
+                    f"node{major}_fetch",
+                    f"Node {major}, fetch inside",
+                    (*node, Files("node_fetch")),
+                    ("/usr/local/bin/node", "/app/main.js"),
+                    memory=V8_MEMORY,
                 ),
                 Program(
                     f"node{major}_workers",
@@ -109,6 +122,12 @@ def all_programs() -> list[Program]:
             proof={"caught": 200, "overflow": True},
         ),
         Program(
+            "ruby_webrick",
+            "Ruby, WEBrick",
+            (Debian(("ruby", "ruby-webrick")), Files("ruby_webrick")),
+            ("/usr/bin/ruby3.1", "/app/main.rb"),
+        ),
+        Program(
             "php_builtin",
             "PHP, built-in server",
             (Debian(("php-cli",)), Files("php_builtin")),
@@ -130,4 +149,11 @@ def all_programs() -> list[Program]:
             proof={"panicked": True},
         ),
         Program("perl_daemon", "Perl, HTTP::Daemon", (PERL, Files("perl_daemon")), ("/usr/bin/perl", "/app/main.pl")),
+        Program(
+            "bash_children",
+            "bash, child programs",
+            (Debian(("bash", "coreutils", "sed", "mawk")), Files("bash_children")),
+            ("/bin/bash", "/app/main.sh"),
+            contract="stdin",
+        ),
     ]

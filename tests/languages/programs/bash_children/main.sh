@@ -4,7 +4,7 @@ count=$(($(cat /tmp/calls 2>/dev/null || echo 0) + 1))
 echo "$count" >/tmp/calls
 text=$(sed 's/.*"text": "\([^"]*\)".*/\1/' <<<"$asked")
 number=$(sed 's/.*"number": \([0-9]*\).*/\1/' <<<"$asked")
-sum=$(seq 0 "$number" | awk '{ sum += $1 * $1 } END { print sum }')
+sum=$(seq 0 "$number" | mawk '{ sum += $1 * $1 } END { print sum }')
 random=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')
 (exit 7) &
 wait $!
