@@ -52,6 +52,8 @@ prove: build test-packages $(VENV)/.dev
 	$(PROOF:%=MAYFLY_TEST_%) $(BIN)/python -m pytest -s $(PROOF_TESTS:%=tests/system/test_%.py) tests/monitor/test_threaded_calls.py
 	MAYFLY_TEST_CLONES=1000 MAYFLY_TEST_RESIDUE_CALLS=10000 MAYFLY_TEST_SNAPSHOT_KILLS=100 $(BIN)/python -m pytest --timeout=3600 \
 		tests/monitor/test_randomness.py tests/monitor/test_snapshot_files.py tests/monitor/test_time.py
+	MAYFLY_TEST_SEQUENCES=20000 MAYFLY_TEST_RACES=1000000 $(BIN)/python -m pytest -s tests/monitor/test_sequences.py \
+		tests/hazards/test_syscall_boundary.py
 	$(MAKE) --no-print-directory languages
 
 # One after the other: the times in the table are those of a program that has the machine for itself.

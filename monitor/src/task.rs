@@ -345,7 +345,8 @@ impl Task {
             rflags: raw.r11,
             ..raw
         };
-        let number = raw.rax;
+        // As the kernel: the number is an int.
+        let number = u64::from(syscalls::memory::int(raw.rax).cast_unsigned());
         self.flow = Flow::Return;
         let result = syscalls::dispatch(self, number);
         match self.flow {

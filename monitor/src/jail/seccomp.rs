@@ -433,6 +433,8 @@ mod tests {
                 libc::SYS_clone,
                 libc::SYS_kill,
                 libc::SYS_tgkill,
+                libc::SYS_rt_sigqueueinfo,
+                libc::SYS_rt_tgsigqueueinfo,
                 libc::SYS_pidfd_open,
             ]
             .contains(&row.call)

@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::errno::Errno;
 use crate::host;
-use crate::vm::layout::{HOST_BASE, LOW_END, PAGE, WINDOW};
+use crate::vm::layout::{HOST_BASE, LOW_END, NOTHING, PAGE, USER_END, WINDOW};
 
 /// Longest path the guest may give, with its NUL (limits.h PATH_MAX).
 pub const PATH_MAX: usize = 4096;
@@ -20,31 +20,62 @@ pub const PATH_MAX: usize = 4096;
 pub const IOV_MAX: u64 = 1024;
 
 /// A buffer of the guest as host ranges, for the scatter/gather calls of the host.
+///
+/// A bad buffer is given to the host as one that is bad in the same way, because only the host knows what is wrong first:
+/// the descriptor, or that there is nothing to read, or the buffer.
 #[derive(Default)]
 pub struct Pieces {
     ranges: Vec<libc::iovec>,
+    /// The list itself cannot be read, or is too long: so many ranges.
+    unreadable: Option<usize>,
+    /// The guest gave a list, which means something else than one buffer even where it has one: without bytes nothing is done.
+    list: bool,
 }
 
 impl Pieces {
     pub fn as_ptr(&self) -> *const libc::iovec {
-        self.ranges.as_ptr()
+        match self.unreadable {
+            Some(_) => NOTHING_HERE as *const libc::iovec,
+            None => self.ranges.as_ptr(),
+        }
     }
 
     pub fn count(&self) -> usize {
-        self.ranges.len()
+        self.unreadable.unwrap_or(self.ranges.len())
     }
 
-    /// Bytes in all.
+    /// Bytes in all, of what may be memory.
     pub fn length(&self) -> u64 {
-        self.ranges.iter().map(|range| range.iov_len as u64).sum()
+        self.ranges
+            .iter()
+            .filter(|range| (range.iov_base as u64) < USER_END)
+            .map(|range| range.iov_len as u64)
+            .filter(|length| *length <= MOVED_MAX)
+            .sum()
     }
 
     /// The host address and length when the buffer is one range (the usual case), else `None`.
     pub fn single(&self) -> Option<(u64, u64)> {
+        if self.list {
+            return None;
+        }
         match self.ranges.as_slice() {
             [] => Some((HOST_BASE + LOW_END, 0)),
             [one] => Some((one.iov_base as u64, one.iov_len as u64)),
             _ => None,
+        }
+    }
+
+    /// Whether the guest gave a list in which there is no byte.
+    pub fn is_empty_list(&self) -> bool {
+        self.list && self.length() == 0
+    }
+
+    fn unreadable(count: u64) -> Self {
+        Self {
+            ranges: Vec::new(),
+            unreadable: Some(usize::try_from(count).unwrap_or(usize::MAX)),
+            list: true,
         }
     }
 
@@ -68,6 +99,20 @@ fn translate(address: u64, length: u64) -> Result<u64, Errno> {
         return Err(Errno::FAULT);
     }
     Ok(HOST_BASE + address)
+}
+
+/// Where the monitor has nothing: behind the window.
+const NOTHING_HERE: u64 = HOST_BASE + WINDOW;
+
+/// Translates a range of guest addresses for a call of the host that judges it: what is not the guest's becomes a range that
+/// the host refuses as it would refuse this one. `length` is what the guest says; of it the host is told at most what one call
+/// moves, which is less than there is nothing behind the window.
+fn translate_for_host(address: u64, length: u64) -> u64 {
+    match address.checked_add(length) {
+        Some(end) if end <= USER_END && (LOW_END..WINDOW).contains(&address) => HOST_BASE + address,
+        Some(end) if end <= USER_END && address < USER_END => NOTHING_HERE,
+        _ => address.max(USER_END),
+    }
 }
 
 /// Fills `to` from guest memory.
@@ -159,29 +204,49 @@ pub fn read_strings(address: u64, limit: usize) -> Result<Vec<std::ffi::CString>
     }
 }
 
+/// Most bytes that the kernel moves in one call (MAX_RW_COUNT).
+const MOVED_MAX: u64 = 0x7fff_f000;
+const _: () = assert!(MOVED_MAX < NOTHING);
+
 /// A buffer as host ranges. The host kernel checks each page when it uses them.
 pub fn pieces(address: u64, length: u64) -> Result<Pieces, Errno> {
     let mut pieces = Pieces::default();
-    // The kernel moves at most this much in one call.
-    let length = length.min(0x7fff_f000);
-    pieces.push(translate(address, length)?, length)?;
+    pieces.push(translate_for_host(address, length), length.min(MOVED_MAX))?;
     Ok(pieces)
+}
+
+/// As `pieces`, for sockets: there an address of the kernel's is EFAULT before anything else is looked at.
+pub fn socket_buffer(address: u64, length: u64) -> Result<Pieces, Errno> {
+    let end = address.checked_add(length);
+    if end.is_none_or(|end| end > USER_END) {
+        return Err(Errno::FAULT);
+    }
+    pieces(address, length)
 }
 
 /// The `iovec` array at `address` as host ranges.
 pub fn vector(address: u64, count: u64) -> Result<Pieces, Errno> {
     if count > IOV_MAX {
-        return Err(Errno::INVAL);
+        return Ok(Pieces::unreadable(count));
     }
-    let mut pieces = Pieces::default();
+    let Ok(ranges) = read_array::<[u64; 2]>(address, count) else {
+        return Ok(Pieces::unreadable(count));
+    };
+    let mut pieces = Pieces {
+        list: true,
+        ..Pieces::default()
+    };
     let mut total: u64 = 0;
-    for [base, length] in read_array::<[u64; 2]>(address, count)? {
+    for [base, length] in ranges {
         if length > i64::MAX.cast_unsigned() {
-            return Err(Errno::INVAL);
+            // One range of this length is refused like a list with it.
+            pieces.ranges.clear();
+            pieces.push(NOTHING_HERE, length)?;
+            break;
         }
-        let length = length.min(0x7fff_f000 - total);
-        total += length;
-        pieces.push(translate(base, length)?, length)?;
+        let moved = length.min(MOVED_MAX - total);
+        total += moved;
+        pieces.push(translate_for_host(base, length), moved)?;
     }
     Ok(pieces)
 }

@@ -1,7 +1,7 @@
 //! What a fault of the guest means, by the list of mappings.
 
 use super::access;
-use super::mapping::Backing;
+use super::mapping::{Backing, Mapping};
 use super::space::Space;
 use crate::errno::Errno;
 use crate::vm::layout::{PAGE, page_down};
@@ -47,10 +47,16 @@ impl Space {
     /// away, so that the guest's next try is an exact page fault. Says whether there were any.
     pub fn uncover_file_ends(&mut self) -> Result<bool, Errno> {
         let mut found = false;
+        // Shared anonymous memory is a file, too: mremap(2) may show more of it than there is.
+        let has_end = |mapping: &Mapping| match mapping.backing {
+            Backing::File => true,
+            Backing::Anonymous => mapping.shared,
+            Backing::Image { .. } => false,
+        };
         let files: Vec<_> = self
             .mappings
             .iter()
-            .filter(|(_, mapping)| mapping.backing == Backing::File && mapping.protection.any())
+            .filter(|(_, mapping)| has_end(mapping) && mapping.protection.any())
             .map(|(start, mapping)| (*start, mapping.end))
             .collect();
         for (start, end) in files {

@@ -16,7 +16,7 @@ use crate::kin::Kin;
 use crate::sys;
 use crate::vm::kvm::Vm;
 use crate::vm::layout::{
-    HEAP_MAX, LOW_END, MMAP_TOP, PAGE, STACK_SIZE, STACK_TOP, WINDOW, page_down, page_up,
+    HEAP_MAX, LOW_END, MMAP_TOP, NOTHING, PAGE, STACK_SIZE, STACK_TOP, WINDOW, page_down, page_up,
 };
 use crate::vm::low;
 use crate::vm::page_tables::{PageTables, Protection};
@@ -66,6 +66,7 @@ impl Space {
     /// Reserves the window and builds the low area. `limit` in bytes.
     pub fn new(vm: Vm, limit: u64) -> Result<Self, Errno> {
         reserve(0, WINDOW, libc::MAP_FIXED_NOREPLACE)?;
+        reserve(WINDOW, NOTHING, libc::MAP_FIXED)?;
         // SAFETY: the reservation made just now. Forks of the monitor that hold no guest must not copy it: see `detach`.
         let mut tables = PageTables::new()?;
         low::build(&mut tables)?;

@@ -272,7 +272,11 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
     match int(command) {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
             if int(argument) < 0 || int(argument) >= descriptors::limit() {
-                return Err(Errno::INVAL);
+                return Err(if descriptors::is_open(number) {
+                    Errno::INVAL
+                } else {
+                    Errno::BADF
+                });
             }
             let new = admitted(forward(register(int(argument))))?;
             task.process.duplicated(number, int(new));
@@ -349,13 +353,16 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
 /// Implements flock(2). A read-only file is shared with other instances, and nobody can change it: a lock on it would do
 /// nothing but make them wait for one another.
 fn flock(task: &mut Task, [fd, operation, ..]: Args) -> SysResult {
+    let known = matches!(
+        int(operation) & !libc::LOCK_NB,
+        libc::LOCK_SH | libc::LOCK_EX | libc::LOCK_UN
+    );
+    if !known {
+        return Err(Errno::INVAL);
+    }
     let fd = guest_fd(int(fd))?;
     if super::paths::files(task).is_on_read_only(fd)? {
-        let known = matches!(
-            int(operation) & !libc::LOCK_NB,
-            libc::LOCK_SH | libc::LOCK_EX | libc::LOCK_UN
-        );
-        return if known { Ok(0) } else { Err(Errno::INVAL) };
+        return Ok(0);
     }
     // SAFETY: no pointers.
     unsafe { task.host(libc::SYS_flock, [register(fd), operation, 0, 0, 0, 0]) }
@@ -423,7 +430,7 @@ fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysResult {
             access::write_bytes(argument, &buffer[..size])?;
             Ok(result)
         }
-        None if !descriptors::is_open(fd) => Err(Errno::BADF),
+        None if descriptors::open_file(fd).is_err() => Err(Errno::BADF),
         None if request == FICLONE => Err(Errno::OPNOTSUPP),
         None => Err(Errno::NOTTY),
     }

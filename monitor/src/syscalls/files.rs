@@ -149,6 +149,7 @@ fn stored(
 fn write_out(task: &Task, number: RawFd, pieces: &Pieces, call: impl Fn(RawFd) -> SysResult) -> SysResult {
     if let Some(storage) = &task.process.storage
         && storage.is_likely_socket(number)
+        && !pieces.is_empty_list()
     {
         match super::messages::send(task, number, pieces, &[], 0) {
             Err(Errno(libc::ENOTSOCK)) => {}
@@ -180,8 +181,21 @@ fn writev(task: &mut Task, [fd, vector, count, ..]: Args) -> SysResult {
     transfer(task, fd, &access::vector(vector, count)?, WRITE)
 }
 
+/// Nobody has this number open: the kernel answers EBADF where it looks at it.
+const NOBODY: RawFd = -1;
+
+/// A position that is given comes before the descriptor.
+fn check_position(offset: u64) -> Result<(), Errno> {
+    if offset.cast_signed() < 0 {
+        Err(Errno::INVAL)
+    } else {
+        Ok(())
+    }
+}
+
 /// Implements pread(2).
 fn pread(task: &mut Task, [fd, buffer, length, offset, ..]: Args) -> SysResult {
+    check_position(offset)?;
     let how = Transfer {
         single: libc::SYS_pread64,
         gathered: libc::SYS_preadv,
@@ -193,6 +207,7 @@ fn pread(task: &mut Task, [fd, buffer, length, offset, ..]: Args) -> SysResult {
 
 /// Implements pwrite(2).
 fn pwrite(task: &mut Task, [fd, buffer, length, offset, ..]: Args) -> SysResult {
+    check_position(offset)?;
     let how = Transfer {
         single: libc::SYS_pwrite64,
         gathered: libc::SYS_pwritev,
@@ -235,11 +250,13 @@ fn gathered(
 
 /// Implements preadv(2).
 fn preadv(task: &mut Task, [fd, vector, count, low, high, _]: Args) -> SysResult {
+    check_position(low)?;
     gathered(task, fd, (vector, count), libc::SYS_preadv, [low, high, 0], false)
 }
 
 /// Implements pwritev(2).
 fn pwritev(task: &mut Task, [fd, vector, count, low, high, _]: Args) -> SysResult {
+    check_position(low)?;
     gathered(task, fd, (vector, count), libc::SYS_pwritev, [low, high, 0], true)
 }
 
@@ -295,6 +312,7 @@ fn resized(
 
 /// Implements ftruncate(2).
 fn ftruncate(task: &mut Task, [fd, length, ..]: Args) -> SysResult {
+    check_position(length)?;
     resized(
         task,
         fd,
@@ -431,7 +449,8 @@ fn copied(
 
 /// Implements sendfile(2).
 fn sendfile(task: &mut Task, [out, input, offset, count, ..]: Args) -> SysResult {
-    let (out, input) = (guest_fd(int(out))?, guest_fd(int(input))?);
+    // What is wrong with the input and its position comes before what is wrong with the output.
+    let (out, input) = (guest_fd(int(out)).unwrap_or(NOBODY), guest_fd(int(input))?);
     task.process.ready.before(&Wait::Read(input))?;
     let mut offset = Position::read(offset)?;
     let position = offset.argument();
@@ -476,6 +495,9 @@ fn copy_file_range(task: &mut Task, args: Args) -> SysResult {
 /// Implements splice(2). To a file of an instance it is made without waiting, because all such calls wait for one another.
 fn splice(task: &mut Task, [input, from, out, to, length, flags]: Args) -> SysResult {
     let nonblocking = u64::from(libc::SPLICE_F_NONBLOCK);
+    if length == 0 {
+        return Ok(0);
+    }
     let (number, target) = (guest_fd(int(input))?, guest_fd(int(out))?);
     let to_file = task.process.storage.is_some() && storage::size(target)?.is_some();
     // SAFETY: no pointers.
@@ -502,6 +524,13 @@ fn splice(task: &mut Task, [input, from, out, to, length, flags]: Args) -> SysRe
 
 /// Implements tee(2).
 fn tee(task: &mut Task, [input, out, length, flags, ..]: Args) -> SysResult {
+    let known = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MORE | libc::SPLICE_F_GIFT;
+    if int(flags).cast_unsigned() & !known != 0 {
+        return Err(Errno::INVAL);
+    }
+    if length == 0 {
+        return Ok(0);
+    }
     let (input, out) = (guest_fd(int(input))?, guest_fd(int(out))?);
     task.process.ready.before(&Wait::Read(input))?;
     // SAFETY: no pointers.

@@ -211,7 +211,9 @@ fn mapped(task: &Task, address: u64, length: u64) -> Result<u64, Errno> {
 
 /// Implements msync(2).
 fn msync(task: &mut Task, [address, length, flags, ..]: Args) -> SysResult {
-    if !address.is_multiple_of(PAGE) {
+    let known = libc::MS_ASYNC | libc::MS_SYNC | libc::MS_INVALIDATE;
+    let both = libc::MS_ASYNC | libc::MS_SYNC;
+    if !address.is_multiple_of(PAGE) || int(flags) & !known != 0 || int(flags) & both == both {
         return Err(Errno::INVAL);
     }
     let length = mapped(task, address, length)?;

@@ -173,13 +173,13 @@ fn send_datagram(task: &Task, fd: i32, addresses: &[Vec<u8>], pieces: &Pieces, f
 
 /// Implements sendto(2).
 pub fn sendto(task: &mut Task, [fd, buffer, length, flags, to, to_length]: Args) -> SysResult {
+    let pieces = access::socket_buffer(buffer, length)?;
     let fd = guest_fd(int(fd))?;
     let given = if to == 0 {
         Vec::new()
     } else {
         address::read(to, to_length)?
     };
-    let pieces = access::pieces(buffer, length)?;
     let result = send_routed(task, fd, &given, &pieces, &[], flags);
     count(task, fd, &result, true);
     result
@@ -205,8 +205,8 @@ fn sender(task: &Task, fd: i32, raw: &[u8]) -> Vec<u8> {
 
 /// Implements recvfrom(2).
 pub fn recvfrom(task: &mut Task, [fd, buffer, length, flags, from, from_length]: Args) -> SysResult {
+    let pieces = access::socket_buffer(buffer, length)?;
     let fd = guest_fd(int(fd))?;
-    let pieces = access::pieces(buffer, length)?;
     let received = receive(task, fd, &pieces, &mut [], flags);
     count(task, fd, &received.result, false);
     if received.result.is_ok() && from != 0 {

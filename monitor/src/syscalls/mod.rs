@@ -207,7 +207,7 @@ fn report_unknown(number: u64) {
         Some(name) => eprintln!("mayfly-monitor: system call {name} ({number}) is not supported: ENOSYS"),
         None => eprintln!(
             "mayfly-monitor: system call {} does not exist: ENOSYS",
-            number.cast_signed()
+            memory::int(number)
         ),
     }
 }

@@ -10,6 +10,11 @@ pub const LOW_END: u64 = 2 << 20;
 /// Where the window begins in the monitor.
 pub const HOST_BASE: u64 = 0x1000_0000_0000;
 
+/// Directly behind the window in the monitor lies nothing, so much of it, bytes: more than any call moves.
+pub const NOTHING: u64 = 2 << 30;
+/// The kernel refuses all addresses from here on.
+pub const USER_END: u64 = 0x7fff_ffff_f000;
+
 pub const PAGE: u64 = 4096;
 pub const LARGE_PAGE: u64 = 2 << 20;
 

@@ -93,6 +93,10 @@ impl Devices {
                 Err(Errno::LOOP)
             };
         }
+        if last && *name == "tty" {
+            // No terminal, as the kernel says it of the device.
+            return Err(Errno(libc::ENXIO));
+        }
         if last && DIRECTORIES.contains(name) {
             return Ok(Node::Directory(BTreeMap::new()));
         }
