@@ -52,6 +52,15 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class NetworkRule(_Frozen):
+    """What a function may connect to: `host`, a name or `*.` and a name, or `cidr`, an address or a network; one of them is None."""
+
+    host: str | None = None
+    cidr: str | None = None
+    ports: Annotated[tuple[tuple[Port, Port], ...], Field(strict=False)] = ()  # first and last; none: every port
+    protocol: Literal["tcp", "udp", "any"] = "tcp"
+
+
 class _Calling(_Frozen):
     """What both models say in the same words."""
 
@@ -64,6 +73,7 @@ class _Calling(_Frozen):
     concurrency: int = Field(ge=1)
     pool: int = Field(ge=0)
     check: bool = True
+    network: Annotated[tuple[NetworkRule, ...], Field(strict=False)] = ()
     runtime: Runtime | None = None  # an OCI runtime in the monitor's place
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bundles.digests import Digest
 from bundles.revisions import Bundle, RevisionStore, revision_id
-from bundles.runtime_config import Deployment
+from bundles.runtime_config import Deployment, NetworkRule
 from bundles.unpacking import Limits
 from faas_downloader.resolving import Resolved, Source
 from faas_downloader.settings import Settings
@@ -25,6 +25,9 @@ def deployment_of(image: Image) -> Deployment:
         pool=spec.pool,
         check=spec.check,
         runtime=spec.runtime,
+        network=tuple(
+            NetworkRule(host=rule.host, cidr=rule.cidr, ports=rule.port_ranges, protocol=rule.protocol) for rule in spec.network.allow
+        ),
         port=spec.port,
         command=spec.command,
         args=spec.args,

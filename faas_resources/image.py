@@ -10,6 +10,7 @@ from bundles.references import MAX_LENGTH, Reference
 from faas_resources.conditions import ImageStatus
 from faas_resources.metadata import Resource
 from faas_resources.model import Model
+from faas_resources.network import Network
 from faas_resources.quantities import Memory, Timeout, milliseconds, number_of_bytes
 
 GROUP = "build.kontain.app"
@@ -90,6 +91,7 @@ class ImageSpec(Model):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ] = ()
+    network: Annotated[Network, Field(description="What the function may reach outside of its virtual machine.")] = Network()
     timeout: Annotated[Timeout, Field(description="Wall clock for one call: waiting, running and streaming.")] = "60s"
     memory: Annotated[Memory, Field(description="How much memory the program may map writable.")] = "256Mi"
     concurrency: Annotated[int, Field(ge=1, le=100_000, description="Calls at a time on one node.", json_schema_extra=_INT32)] = 64

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from faas_resources import RESERVED_NAMESPACES, Image, InvalidResource, dump_manifests, load_manifest, load_manifests
 
-KNOWN = "args, check, command, concurrency, contract, env, image, memory, pool, port, runtime, timeout"
+KNOWN = "args, check, command, concurrency, contract, env, image, memory, network, pool, port, runtime, timeout"
 GOOD = """\
 apiVersion: build.kontain.app/v1
 kind: Image
@@ -188,3 +188,34 @@ def test_long_values_are_cut_in_messages() -> None:
 def test_any_text_is_a_resource_or_an_error_of_ours(text: str) -> None:
     with suppress(InvalidResource):
         load_manifests(text)
+
+
+def test_network_rules_are_read_as_they_are_written() -> None:
+    name = "{host: '*.example.com', ports: [443, '8000-8010']}"
+    text = with_spec(f"network: {{allow: [{name}, {{cidr: 10.1.0.0/16, protocol: any}}]}}")
+    image = load_manifest(text)
+    assert isinstance(image, Image)
+    first, second = image.spec.network.allow
+    assert (first.host, first.cidr, first.port_ranges, first.protocol) == ("*.example.com", None, ((443, 443), (8000, 8010)), "tcp")
+    assert (second.host, second.cidr, second.port_ranges, second.protocol) == (None, "10.1.0.0/16", (), "any")
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        ("{}", "needs host or cidr, and not both"),
+        ("{host: a.b, cidr: 10.0.0.1}", "needs host or cidr, and not both"),
+        ("{host: 10.0.0.1}", "must be a name; write an address as cidr"),
+        ("{host: '*'}", "spec.network.allow[0].host"),
+        ("{host: 'a*.b'}", "spec.network.allow[0].host"),
+        ("{host: UPPER.example}", "spec.network.allow[0].host"),
+        ("{cidr: 10.0.0.1/8}", "must be an address or a network such as 10.1.0.0/16"),
+        ("{cidr: everything}", "must be an address or a network such as 10.1.0.0/16"),
+        ("{host: a.b, ports: [0]}", "must be a port such as 443 or a range such as 8000-8010"),
+        ("{host: a.b, ports: ['90-80']}", "must be a port such as 443 or a range such as 8000-8010"),
+        ("{host: a.b, protocol: icmp}", "spec.network.allow[0].protocol"),
+    ],
+)
+def test_a_wrong_network_rule_names_its_rule(rule: str, problem: str) -> None:
+    found = problems(with_spec(f"network: {{allow: [{rule}]}}"))
+    assert any(problem in text for text in found), found
