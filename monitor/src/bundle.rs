@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::network::policy::{Given, Policy};
+
 /// The largest file that is read, bytes.
 const LARGEST: u64 = 1 << 20;
 /// The version of `function.json` that this monitor understands.
@@ -74,6 +76,7 @@ pub struct FunctionSpec {
     pub pool: u32,
     /// Whether example calls may be made after a boot, to find what repeats.
     pub check: bool,
+    pub network: Policy,
 }
 
 /// What `config.json` says of the program. Strings hold no NUL.
@@ -154,6 +157,7 @@ fn function_spec(value: Value) -> Result<FunctionSpec, BundleError> {
         concurrency: object.take_at_least("concurrency", 1)?,
         pool: object.take("pool")?,
         check: object.get_or("check", false)?,
+        network: network(&mut object)?,
     };
     object.fields.remove("check");
     let runtime: Option<String> = object.get_or("runtime", None)?;
@@ -165,6 +169,13 @@ fn function_spec(value: Value) -> Result<FunctionSpec, BundleError> {
         None => Ok(spec),
         Some(unknown) => Err(object.problem(unknown, format!("not a field of version {VERSION}"))),
     }
+}
+
+/// `network`, which a bundle of before may lack: none.
+fn network(object: &mut Object) -> Result<Policy, BundleError> {
+    let given: Vec<Given> = object.get_or("network", Vec::new())?;
+    object.fields.remove("network");
+    Policy::new(&given).map_err(|problem| object.problem("network", problem))
 }
 
 fn program(process: &Object) -> Result<Program, BundleError> {

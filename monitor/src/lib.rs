@@ -19,6 +19,7 @@ mod lifecycle;
 mod loader;
 mod memory;
 mod network;
+mod passing;
 mod pids;
 mod process;
 mod ready;

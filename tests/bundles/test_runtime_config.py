@@ -193,6 +193,7 @@ def test_function_json_has_every_field_of_the_protocol() -> None:
         "concurrency": 64,
         "pool": 4,
         "check": True,
+        "network": [],
         "runtime": None,
     }
     assert FunctionSpec.model_validate_json(spec.model_dump_json()) == spec

@@ -164,6 +164,19 @@ impl Rules {
     }
 }
 
+/// Restricts the calling thread: it may read below `read`, and write in the directory `write`. The network stays open.
+pub fn restrict_broker(read: &Path, write: BorrowedFd<'_>) -> Result<(), FilesError> {
+    let place = open(read)?;
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .create()?
+        .add_rule(PathBeneath::new(place.as_fd(), reading()))?
+        .add_rule(PathBeneath::new(write, writing()))?
+        .restrict_self()?;
+    Ok(())
+}
+
 fn restrict<'rules>(rules: impl Iterator<Item = &'rules Rule>) -> Result<RestrictionStatus, FilesError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)

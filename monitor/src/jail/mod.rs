@@ -26,7 +26,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::Path;
 
 use seccompiler::SeccompAction;
@@ -217,6 +217,15 @@ impl Jail {
         }
         Ok(())
     }
+}
+
+/// Confines the network broker, for good: it becomes the user that the private directories belong to, without privileges, and may
+/// reach of the host's files those directories and /etc (names).
+pub fn confine_broker(scratch: BorrowedFd<'_>) -> Result<(), JailError> {
+    enclosure::become_owner(scratch)?;
+    prctl("PR_SET_DUMPABLE", libc::PR_SET_DUMPABLE, 0)?;
+    prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    Ok(files::restrict_broker(Path::new("/etc"), scratch)?)
 }
 
 /// What a receipt says of an instance that ended by SIGSYS, the signal of a forbidden system call. (A program that sends

@@ -228,6 +228,17 @@ macro_rules! node {
     };
 }
 
+macro_rules! tcp_option {
+    ($option:expr) => {
+        row(
+            libc::SYS_setsockopt,
+            Phases::GUEST,
+            &[int(1, c(libc::IPPROTO_TCP)), int(2, c($option))],
+            "of a connection that the broker made",
+        )
+    };
+}
+
 macro_rules! terminal {
     ($request:expr) => {
         answer(libc::SYS_ioctl, libc::ENOTTY, &[int(1, $request)], "")
@@ -508,6 +519,19 @@ pub const ROWS: &[Row] = &[
         Phases::EVERY,
         &[int(1, c(libc::SOL_SOCKET))],
         "nothing below the socket",
+    ),
+    tcp_option!(libc::TCP_NODELAY),
+    tcp_option!(libc::TCP_CORK),
+    tcp_option!(libc::TCP_QUICKACK),
+    tcp_option!(libc::TCP_KEEPIDLE),
+    tcp_option!(libc::TCP_KEEPINTVL),
+    tcp_option!(libc::TCP_KEEPCNT),
+    tcp_option!(libc::TCP_USER_TIMEOUT),
+    row(
+        libc::SYS_getsockopt,
+        Phases::GUEST,
+        &[int(1, c(libc::IPPROTO_TCP))],
+        "of a connection that the broker made",
     ),
     // Threads and processes.
     row(libc::SYS_clone, Phases::GUEST, &[long(0, THREAD)], "a thread"),

@@ -1,6 +1,7 @@
 //! System calls on sockets, with addresses that the monitor has made itself.
 #![allow(unsafe_code)]
 
+use std::net::IpAddr;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use crate::errno::{Errno, from_libc};
@@ -53,7 +54,30 @@ pub fn set_option(fd: RawFd, level: i32, option: i32, value: i32) -> Result<(), 
     Ok(())
 }
 
-/// The mark of a unix socket.
+/// An option of SOL_SOCKET that is a time.
+pub fn time_option(fd: RawFd, option: i32) -> Result<[i64; 2], Errno> {
+    let mut value = [0i64; 2];
+    let mut length: libc::socklen_t = 16;
+    // SAFETY: locals of the documented sizes.
+    from_libc(unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            option,
+            value.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(value)
+}
+
+pub fn set_time_option(fd: RawFd, option: i32, value: [i64; 2]) -> Result<(), Errno> {
+    // SAFETY: a local timeval.
+    from_libc(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, value.as_ptr().cast(), 16) })?;
+    Ok(())
+}
+
+/// The mark of a socket.
 pub fn mark(fd: RawFd) -> Result<Mark, Errno> {
     Ok(match option(fd, libc::SOL_SOCKET, libc::SO_PRIORITY)? {
         1 => Mark::Inet,
@@ -172,4 +196,74 @@ pub fn accept(fd: RawFd) -> Result<OwnedFd, Errno> {
 pub fn user() -> libc::uid_t {
     // SAFETY: geteuid has no preconditions.
     unsafe { libc::geteuid() }
+}
+
+/// A datagram and the raw address of its sender, without waiting.
+pub fn receive_from(fd: RawFd, to: &mut [u8]) -> Result<(usize, Vec<u8>), Errno> {
+    let mut address = [0u8; ADDRESS_MAX];
+    let mut length = length_of(&address);
+    // SAFETY: local buffers with their lengths.
+    let received = from_libc(unsafe {
+        libc::recvfrom(
+            fd,
+            to.as_mut_ptr().cast(),
+            to.len(),
+            libc::MSG_DONTWAIT,
+            address.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    } as i64)?;
+    let length = usize::try_from(length).unwrap_or(0).min(ADDRESS_MAX);
+    Ok((usize::try_from(received).unwrap_or(0), address[..length].to_vec()))
+}
+
+/// A datagram to a raw address, without waiting.
+pub fn send_to(fd: RawFd, bytes: &[u8], address: &[u8]) -> Result<(), Errno> {
+    // SAFETY: live buffers with their lengths.
+    from_libc(unsafe {
+        libc::sendto(
+            fd,
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            address.as_ptr().cast(),
+            length_of(address),
+        )
+    } as i64)?;
+    Ok(())
+}
+
+/// The addresses of this machine's interfaces.
+pub fn own_addresses() -> Vec<IpAddr> {
+    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: a local pointer, which the call sets.
+    if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut at = list;
+    while !at.is_null() {
+        // SAFETY: an entry of the list that getifaddrs made, alive until freeifaddrs.
+        let entry = unsafe { &*at };
+        if !entry.ifa_addr.is_null() {
+            // SAFETY: an address begins with its family, and is as large as its family says.
+            match i32::from(unsafe { (*entry.ifa_addr).sa_family }) {
+                libc::AF_INET => {
+                    // SAFETY: as above; read without alignment.
+                    let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
+                    found.push(IpAddr::from(address.sin_addr.s_addr.to_ne_bytes()));
+                }
+                libc::AF_INET6 => {
+                    // SAFETY: as above; read without alignment.
+                    let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
+                    found.push(IpAddr::from(address.sin6_addr.s6_addr).to_canonical());
+                }
+                _ => {}
+            }
+        }
+        at = entry.ifa_next;
+    }
+    // SAFETY: the list that getifaddrs made, once.
+    unsafe { libc::freeifaddrs(list) };
+    found
 }

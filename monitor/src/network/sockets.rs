@@ -1,8 +1,9 @@
 //! The sockets of a guest process: what of them the kernel does not keep.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,7 @@ use super::address::UnixName;
 use super::host::{self, Mark};
 use super::keys::{self, Protocol};
 use super::place::{PassedPlace, Place};
+use super::request::Broker;
 use crate::errno::Errno;
 use crate::fs::descriptors::{private, raise, take_up};
 use crate::serve::channel;
@@ -50,8 +52,13 @@ pub enum Kind {
 /// Remembered like an option; no option has these numbers.
 const NOBODY: (i32, i32) = (-1, -1);
 
+/// `struct epoll_event`: events, and 8 bytes of the guest's.
+pub type Event = [u32; 3];
+/// Refusals that are told.
+const REFUSALS_MAX: usize = 64;
+
 /// An option that is only remembered: level, name, value.
-type Remembered = (i32, i32, i32);
+pub type Remembered = (i32, i32, i32);
 
 pub struct Sockets {
     pub place: Place,
@@ -74,6 +81,15 @@ pub struct Sockets {
     /// Names of unix sockets as the guest gave them, by key.
     names: HashMap<String, UnixName>,
     options: HashMap<RawFd, Vec<Remembered>>,
+    /// The way to the outside, if the function has any.
+    pub broker: Option<Arc<Broker>>,
+    pub has_resolver: bool,
+    /// Addresses for which there is a socket in the private directory.
+    pub reached: HashSet<SocketAddr>,
+    /// Destinations whose refusal was told.
+    refused: HashSet<(bool, SocketAddr)>,
+    /// Sets that watch a TCP socket without a connection, with the events: a connection to the outside takes its place in them.
+    watched: HashMap<RawFd, Vec<(RawFd, Event)>>,
 }
 
 /// What a snapshot keeps of them; the rest is in the descriptors.
@@ -93,6 +109,7 @@ pub struct PassedSockets {
     came: bool,
     handover: Option<(RawFd, RawFd)>,
     calls: Vec<(RawFd, i32)>,
+    broker: Option<RawFd>,
     state: SocketsState,
 }
 
@@ -100,6 +117,7 @@ impl PassedSockets {
     pub fn descriptors(&self) -> Vec<RawFd> {
         let mut known = vec![self.place.directory];
         known.extend(self.connection);
+        known.extend(self.broker);
         known.extend(
             self.handover
                 .iter()
@@ -120,6 +138,7 @@ impl PassedSockets {
                 .handover
                 .map(|(beginning, end)| (take_up(beginning), take_up(end))),
             calls: self.calls.into_iter().collect(),
+            broker: self.broker.map(|fd| Arc::new(Broker(take_up(fd)))),
             ..Sockets::restore(self.place.take_up(), self.port, &self.state)
         }
     }
@@ -139,6 +158,11 @@ impl Sockets {
             pairs: Vec::new(),
             names: HashMap::new(),
             options: HashMap::new(),
+            broker: None,
+            has_resolver: false,
+            reached: HashSet::new(),
+            refused: HashSet::new(),
+            watched: HashMap::new(),
         }
     }
 
@@ -156,7 +180,13 @@ impl Sockets {
                     kind,
                 },
             }),
-            family => Ok(Kind::Outside { family }),
+            family => Ok(Kind::Outside {
+                // An IPv6 socket may have an IPv4 connection.
+                family: match host::mark(fd)? {
+                    Mark::Unix => family,
+                    mark => mark.family(),
+                },
+            }),
         }
     }
 
@@ -169,6 +199,7 @@ impl Sockets {
     /// Forgets `fd`; true when it was the last one of the call's connection.
     pub fn closing(&mut self, fd: RawFd) -> bool {
         self.options.remove(&fd);
+        self.watched.remove(&fd);
         self.calls.remove(&fd).is_some() && self.calls.is_empty()
     }
 
@@ -272,6 +303,7 @@ impl Sockets {
                 .as_ref()
                 .map(|(beginning, end)| (beginning.as_raw_fd(), end.as_raw_fd())),
             calls: calls.filter(|(fd, _)| stays(*fd)).collect(),
+            broker: self.broker.as_ref().map(|broker| broker.0.as_raw_fd()),
             state: SocketsState {
                 options: state.options.into_iter().filter(|(fd, _)| stays(*fd)).collect(),
                 ..state
@@ -439,6 +471,40 @@ impl Sockets {
     pub fn is_connected_to_nobody(&self, fd: RawFd) -> bool {
         let (level, name) = NOBODY;
         self.remembered(fd, level, name).is_some()
+    }
+
+    // ------------------------------------------------------------------ the outside
+
+    /// Whether the refusal of a destination has not been told yet. What nobody wants to read any more is not told.
+    pub fn is_first_refusal(&mut self, protocol: Protocol, to: SocketAddr) -> bool {
+        self.refused.len() < REFUSALS_MAX && self.refused.insert((protocol == Protocol::Tcp, to))
+    }
+
+    /// `set` watches `fd` for `event`, or does not any more.
+    pub fn watch(&mut self, set: RawFd, fd: RawFd, event: Option<Event>) {
+        if self.broker.is_none() {
+            return;
+        }
+        if let Some(sets) = self.watched.get_mut(&fd) {
+            sets.retain(|(other, _)| *other != set);
+        }
+        if let Some(event) = event
+            && let Ok(Kind::Inside {
+                kind: libc::SOCK_STREAM,
+                ..
+            }) = self.kind(fd)
+        {
+            self.watched.entry(fd).or_default().push((set, event));
+        }
+    }
+
+    pub fn take_watched(&mut self, fd: RawFd) -> Vec<(RawFd, Event)> {
+        self.watched.remove(&fd).unwrap_or_default()
+    }
+
+    /// What is remembered of `fd`.
+    pub fn all_remembered(&self, fd: RawFd) -> Vec<Remembered> {
+        self.options.get(&fd).cloned().unwrap_or_default()
     }
 
     // ------------------------------------------------------------------ snapshots

@@ -2,15 +2,14 @@
 //!
 //! The child holds a guest, so the parent takes nothing for granted: a message is bounded, and one that makes no sense ends
 //! the child.
-#![allow(unsafe_code)]
 
-use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use crate::errno::{Errno, from_libc};
+use crate::errno::Errno;
 use crate::fs::descriptors::raise;
+use crate::passing;
 use crate::sys;
 
 /// Longest message, bytes.
@@ -39,9 +38,6 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((raise(parent)?, raise(child)?))
 }
 
-#[repr(C, align(8))]
-struct Control([u8; 64]);
-
 /// Sends a message, with a copy of `attached`.
 pub fn send(
     channel: BorrowedFd<'_>,
@@ -49,33 +45,7 @@ pub fn send(
     attached: Option<BorrowedFd<'_>>,
 ) -> Result<(), Errno> {
     let bytes = postcard::to_stdvec(message).map_err(|_| Errno::INVAL)?;
-    let mut vector = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
-    // SAFETY: all-zero is a valid msghdr.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut vector;
-    header.msg_iovlen = 1;
-    let mut control = Control([0; 64]);
-    if let Some(fd) = attached {
-        let size = u32::try_from(size_of::<RawFd>()).map_err(|_| Errno::INVAL)?;
-        header.msg_control = control.0.as_mut_ptr().cast();
-        // SAFETY: the macros of cmsg(3) on a buffer that is large enough and aligned.
-        unsafe {
-            header.msg_controllen = libc::CMSG_SPACE(size) as usize;
-            let first = libc::CMSG_FIRSTHDR(&raw const header);
-            (*first).cmsg_level = libc::SOL_SOCKET;
-            (*first).cmsg_type = libc::SCM_RIGHTS;
-            (*first).cmsg_len = libc::CMSG_LEN(size) as usize;
-            libc::CMSG_DATA(first)
-                .cast::<RawFd>()
-                .write_unaligned(fd.as_raw_fd());
-        }
-    }
-    // SAFETY: a complete header over live locals.
-    from_libc(unsafe { libc::sendmsg(channel.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) } as i64)?;
-    Ok(())
+    passing::send(channel, &bytes, attached, 0)
 }
 
 /// What the parent received.
@@ -89,49 +59,13 @@ pub enum Received {
 
 /// Receives one message without waiting.
 pub fn receive(channel: BorrowedFd<'_>) -> Received {
-    let mut bytes = [0u8; MESSAGE_MAX];
-    let mut vector = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
-    };
-    let mut control = Control([0; 64]);
-    // SAFETY: all-zero is a valid msghdr.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_iov = &raw mut vector;
-    header.msg_iovlen = 1;
-    header.msg_control = control.0.as_mut_ptr().cast();
-    header.msg_controllen = control.0.len();
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: a complete header over live locals.
-    let length = unsafe { libc::recvmsg(channel.as_raw_fd(), &raw mut header, flags) };
-    let Ok(length) = usize::try_from(length) else {
-        return match Errno::last() {
-            Errno::AGAIN | Errno::INTR => Received::Nothing,
-            _ => Received::Closed,
-        };
-    };
-    let mut attached = None;
-    // SAFETY: the macros of cmsg(3) on what the kernel filled in.
-    unsafe {
-        let mut part = libc::CMSG_FIRSTHDR(&raw const header);
-        while !part.is_null() {
-            if (*part).cmsg_level == libc::SOL_SOCKET && (*part).cmsg_type == libc::SCM_RIGHTS {
-                let space = (*part).cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
-                for place in 0..space / size_of::<RawFd>() {
-                    let fd = libc::CMSG_DATA(part).cast::<RawFd>().add(place).read_unaligned();
-                    // Dropped again if there are several: one is expected.
-                    attached = Some(OwnedFd::from_raw_fd(fd));
-                }
-            }
-            part = libc::CMSG_NXTHDR(&raw const header, part);
-        }
-    }
-    if length == 0 {
-        return Received::Closed;
-    }
-    match postcard::from_bytes(&bytes[..length]) {
-        Ok(message) => Received::Message(message, attached),
-        Err(_) => Received::Nonsense,
+    match passing::receive(channel, MESSAGE_MAX) {
+        passing::Received::Nothing => Received::Nothing,
+        passing::Received::Closed => Received::Closed,
+        passing::Received::Message(bytes, attached) => match postcard::from_bytes(&bytes) {
+            Ok(message) => Received::Message(message, attached),
+            Err(_) => Received::Nonsense,
+        },
     }
 }
 
@@ -159,8 +93,7 @@ mod tests {
             receive(parent.as_fd()),
             Received::Message(Message::Parked, None)
         ));
-        // SAFETY: bytes of a local on a live socket.
-        unsafe { libc::send(child.as_raw_fd(), [0xffu8; 9].as_ptr().cast(), 9, 0) };
+        sys::send(&child, &[0xff; 9], 0).unwrap();
         assert!(matches!(receive(parent.as_fd()), Received::Nonsense));
         drop(child);
         assert!(matches!(receive(parent.as_fd()), Received::Closed));

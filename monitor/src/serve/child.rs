@@ -223,6 +223,8 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         place,
         enclosed: _,
         orphans: _,
+        link: _,
+        broker,
     } = world;
     let place = place.ok_or_else(|| internal("sockets", &"no place for their names"))?;
     let vm = device.create_vm().map_err(|error| internal("KVM", &error))?;
@@ -264,12 +266,14 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
     })?;
     set_name(&loaded.exe);
     let port = bundle.function.port;
+    let mut sockets = Sockets::new(place, Some(port));
+    sockets.broker = broker;
     let process = Arc::new(Process::new(Parts {
         device,
         space,
         actions: [Action::default(); 65],
         files,
-        sockets: Sockets::new(place, Some(port)),
+        sockets,
         ready,
         ledger: setup.ledger,
         identity: Identity {

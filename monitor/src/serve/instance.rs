@@ -232,6 +232,8 @@ fn restore(
         place,
         enclosed: _,
         orphans: _,
+        link: _,
+        broker,
     } = world;
     let text = |what: &'static str| move |error: Errno| format!("{what}: {error}");
     let vm = device.create_vm().map_err(|error| error.to_string())?;
@@ -251,7 +253,8 @@ fn restore(
     child::place_streams(&streams.guest).map_err(text("standard streams"))?;
     let port = bundle.function.port;
     let place = place.ok_or("no place for sockets")?;
-    let sockets = Sockets::restore(place, Some(port), &snapshot.sockets);
+    let mut sockets = Sockets::restore(place, Some(port), &snapshot.sockets);
+    sockets.broker = broker;
     let remade = {
         let early = guest::early(&files);
         let remade = snapshot

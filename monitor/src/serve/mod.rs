@@ -12,6 +12,7 @@ mod ends;
 mod instance;
 mod keeping;
 mod kontain;
+mod network;
 mod offspring;
 mod orphans;
 mod parent;
@@ -31,6 +32,7 @@ use crate::fs::descriptors::raise;
 use crate::fs::{Access, Builder, Namespace};
 use crate::jail::{self, Enclosed, Enclosure};
 use crate::network::place::Place;
+use crate::network::request::Broker;
 use crate::ready::Ready;
 use crate::snapshot::Snapshot;
 use crate::snapshot::format::Stamp;
@@ -167,6 +169,10 @@ pub struct World {
     pub enclosed: Enclosed,
     /// For `serve` alone.
     orphans: Option<orphans::Orphans>,
+    /// The way of `serve` to the network broker, if the function has any network.
+    pub link: Option<network::Link>,
+    /// A child's way to the network, if the function has one.
+    pub broker: Option<Arc<Broker>>,
 }
 
 /// How an instance begins.
@@ -193,11 +199,16 @@ impl World {
         let listener = listen(&options.socket)?;
         empty_directory(&options.scratch)?;
         let stamp = keeping::stamp(&options, &device)?;
+        let link = network::start(&bundle).map_err(host_error("network broker"))?;
         let enclosure = enclose(&bundle, &options)?;
         bundle.root.clone_from(&enclosure.root);
         options.scratch.clone_from(&enclosure.scratch);
         let orphans = orphans::Orphans::adopt(enclosure.proc.as_fd(), enclosure.enclosed.init)
             .map_err(host_error("/proc/thread-self/children"))?;
+        if let Some(link) = &link {
+            link.enclose(&options.scratch)
+                .map_err(host_error("network broker"))?;
+        }
         let ready = Arc::new(Ready::new(Some(bundle.function.contract)));
         let kontain = Arc::new(kontain::Files::new(ready.clone()));
         let files = namespace(&bundle, &enclosure, &kontain)?;
@@ -221,6 +232,8 @@ impl World {
             place: None,
             enclosed: enclosure.enclosed,
             orphans: Some(orphans),
+            link,
+            broker: None,
         })
     }
 }
@@ -269,6 +282,9 @@ fn namespace(
             .dev()?;
         for path in ["/tmp", "/dev/shm", "/var/tmp"] {
             builder = builder.scratch(path, &enclosure.scratch)?;
+        }
+        for (path, file) in network::files(bundle) {
+            builder = builder.special(path, Access::ReadOnly, Box::new(file))?;
         }
         if bundle.function.contract == crate::bundle::Contract::Kontain {
             builder = builder

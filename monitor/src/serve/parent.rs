@@ -68,6 +68,7 @@ pub(super) struct Parent {
     pub(super) orphans: Option<Orphans>,
     /// There may be orphans still.
     pub(super) sweeping: bool,
+    pub(super) broker: Option<super::network::Link>,
 }
 
 /// What ends the loop early.
@@ -185,6 +186,7 @@ fn enter_jail(world: &World) -> Result<Jail, ServeError> {
 impl Parent {
     fn new(mut world: World, commands: i32) -> Result<Self, ServeError> {
         let orphans = world.orphans.take();
+        let broker = world.link.take();
         let jail = enter_jail(&world)?;
         let epoll = Epoll::new().map_err(|error| host_error("epoll")(error.into()))?;
         let raised = |fd: &OwnedFd| -> Result<OwnedFd, Errno> { raise(fd.try_clone()?) };
@@ -215,6 +217,7 @@ impl Parent {
             jail: Rc::new(jail),
             orphans,
             sweeping: false,
+            broker,
         };
         watch(&parent.epoll, commands, Source::Commands, EventSet::IN)
             .map_err(|error| host_error(error.to_string())(Errno::IO))?;
@@ -443,6 +446,11 @@ impl Parent {
                 // Everybody in it is dead, and nobody can be made there any more.
                 return Err(stop("the init of the process namespace ended")(Errno::CHILD));
             }
+            if self.broker.as_ref().is_some_and(|broker| broker.pid == pid) {
+                self.broker = None;
+                let message = Text::message("the network broker has ended: there is no network any more");
+                control.send(&Event::Warning { message })?;
+            }
             let number = self
                 .children
                 .iter()
@@ -458,13 +466,16 @@ impl Parent {
     fn kill_orphans(&self) -> bool {
         let keeper = self.keeper.iter().map(|keeper| keeper.pid);
         let known = self.children.values().map(|child| child.pid);
-        let known = known.chain(keeper).chain(self.init).collect();
+        let broker = self.broker.iter().map(|broker| broker.pid);
+        let known = known.chain(keeper).chain(broker).chain(self.init).collect();
         self.orphans.as_ref().is_some_and(|orphans| orphans.kill(&known))
     }
 
     /// Before the end: waits for those that were killed, and for what they leave.
     fn bury(&mut self) {
         let begun = Instant::now();
+        // An orphan from now on.
+        self.broker = None;
         loop {
             // SAFETY: no status is asked for.
             let pid = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };

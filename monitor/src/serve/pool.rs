@@ -33,6 +33,10 @@ impl Parent {
             from_libc(unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })
                 .map_err(stop("fcntl"))?;
         }
+        let broker = match &self.broker {
+            Some(link) => Some(link.introduce(&id.to_string()).map_err(stop("network broker"))?),
+            None => None,
+        };
         let (ledger, memory) = Ledger::allocate().map_err(stop("ledger"))?;
         // SAFETY: this process has one thread, so the child may go on as it was.
         let pid = unsafe { libc::fork() };
@@ -42,9 +46,11 @@ impl Parent {
         if pid == 0 {
             self.children.clear();
             self.orphans = None;
-            let Some(world) = self.world.take() else {
+            self.broker = None;
+            let Some(mut world) = self.world.take() else {
                 crate::lifecycle::end_process(70)
             };
+            world.broker = broker;
             let setup = Setup {
                 name: id.to_string(),
                 channel: child_channel,
@@ -59,7 +65,7 @@ impl Parent {
             run(world, setup, &jail, id);
             crate::lifecycle::end_process(70);
         }
-        drop((child_channel, child_stdout, child_stderr, memory));
+        drop((child_channel, child_stdout, child_stderr, memory, broker));
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         watch(

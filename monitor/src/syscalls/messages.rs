@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Args;
 use super::memory::int;
-use super::sockets;
+use super::{outside, sockets};
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{MONITOR_FD_FLOOR, guest_fd};
 use crate::memory::access::{self, Pieces};
@@ -55,7 +55,7 @@ enum Route {
 
 /// What the address of a message means for the socket that sends it; it was copied from the guest once.
 fn route(task: &Task, fd: i32, given: &[u8]) -> Result<Route, Errno> {
-    let mut sockets = task.process.lock_sockets();
+    let sockets = task.process.lock_sockets();
     match sockets.kind(fd)? {
         Kind::Inside {
             family,
@@ -72,9 +72,13 @@ fn route(task: &Task, fd: i32, given: &[u8]) -> Result<Route, Errno> {
             if destination.port() == 0 {
                 return Err(Errno::INVAL);
             }
+            drop(sockets);
             if !keys::is_inside(destination.ip()) {
-                return Err(Errno::NETUNREACH);
+                outside::ensure_datagrams(task, destination, false)?;
+            } else if outside::is_resolver(destination) {
+                outside::ensure_resolver(task)?;
             }
+            let mut sockets = task.process.lock_sockets();
             if host::local(fd)?.len() <= 2 {
                 sockets.bind(fd, libc::SOCK_DGRAM, address::unspecified(family))?;
             }

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod messages;
 pub mod misc;
 pub mod names;
+pub mod outside;
 pub mod paths;
 pub mod polling;
 pub mod processes;

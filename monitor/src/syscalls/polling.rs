@@ -392,6 +392,8 @@ fn epoll_ctl(task: &mut Task, [set, operation, fd, event, ..]: Args) -> SysResul
     if int(operation) == libc::EPOLL_CTL_ADD {
         task.process.ready.watched(set, fd, task.tid);
     }
+    let watched = (int(operation) != libc::EPOLL_CTL_DEL).then_some(value);
+    task.process.lock_sockets().watch(set, fd, watched);
     Ok(result)
 }
 

@@ -10,6 +10,7 @@ use super::memory::int;
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::guest_fd;
 use crate::memory::access;
+use crate::network::host;
 use crate::network::sockets::Kind;
 use crate::task::Task;
 
@@ -102,6 +103,26 @@ pub fn setsockopt(task: &mut Task, [fd, level, option, value, length, _]: Args) 
     };
     task.process.lock_sockets().remember(fd, level, option, value);
     Ok(0)
+}
+
+/// Gives a connection to the outside the options that its socket had before.
+pub fn carry_over(task: &Task, fd: RawFd, made: RawFd) {
+    for (level, option, value) in task.process.lock_sockets().all_remembered(fd) {
+        if level == libc::IPPROTO_TCP && TCP.contains(&option) {
+            // A hint that is not taken costs nothing.
+            let _ = host::set_option(made, level, option, value);
+        }
+    }
+    for option in [libc::SO_KEEPALIVE, libc::SO_OOBINLINE] {
+        if let Ok(value @ 1..) = host::option(fd, libc::SOL_SOCKET, option) {
+            let _ = host::set_option(made, libc::SOL_SOCKET, option, value);
+        }
+    }
+    for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+        if let Ok(time) = host::time_option(fd, option) {
+            let _ = host::set_time_option(made, option, time);
+        }
+    }
 }
 
 fn register(value: i32) -> u64 {

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use super::memory::int;
-use super::{Args, Entry, Level, entry, messages, paths, socket_options};
+use super::{Args, Entry, Level, entry, messages, outside, paths, socket_options};
 use crate::errno::{Errno, SysResult, from_libc};
 use crate::fs::At;
 use crate::fs::descriptors::{admit, exclusive, guest_fd, hand_out};
@@ -54,7 +54,7 @@ pub const ENTRIES: &[Entry] = &[
         AREA,
         Level::Emulated,
         connect,
-        "inside the instance",
+        "inside the instance, and where network.allow has a rule",
     ),
     entry(libc::SYS_getsockname, AREA, Level::Emulated, getsockname, ""),
     entry(libc::SYS_getpeername, AREA, Level::Emulated, getpeername, ""),
@@ -428,7 +428,8 @@ fn connect(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
     let wanted = address::family(&given)?;
     let kind = task.process.lock_sockets().kind(fd)?;
     match kind {
-        Kind::Call { .. } | Kind::Outside { .. } => Err(Errno::ISCONN),
+        Kind::Call { .. } => Err(Errno::ISCONN),
+        Kind::Outside { .. } => outside::connect_again(fd),
         Kind::Inside {
             kind: libc::SOCK_DGRAM,
             ..
@@ -439,7 +440,15 @@ fn connect(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
             }
             let destination = keys::destination(address::inet(&given)?);
             if !keys::is_inside(destination.ip()) {
-                return Err(Errno::NETUNREACH);
+                if kind == libc::SOCK_STREAM {
+                    if host::peer(fd).is_ok() || host::is_listening(fd) {
+                        return Err(Errno::ISCONN);
+                    }
+                    return outside::connect(task, fd, family, destination);
+                }
+                outside::ensure_datagrams(task, destination, true)?;
+            } else if outside::is_resolver(destination) {
+                outside::ensure_resolver(task)?;
             }
             connect_inside(task, fd, kind, destination)
         }
@@ -461,12 +470,16 @@ fn disconnect(fd: RawFd) -> SysResult {
     Ok(0)
 }
 
-/// Connects to a port inside the instance. A listening socket always has room, so nothing waits.
+/// Connects to a name in the private directory: a port inside the instance, or what stands there for one outside. A listening socket always has room, so nothing waits.
 fn connect_inside(task: &Task, fd: RawFd, kind: i32, destination: std::net::SocketAddr) -> SysResult {
     let mut sockets = task.process.lock_sockets();
     let bound_here = host::local(fd)?.len() <= 2;
     if bound_here {
-        let own = keys::destination(address::unspecified_like(destination.ip()));
+        let own = if keys::is_inside(destination.ip()) {
+            keys::destination(address::unspecified_like(destination.ip()))
+        } else {
+            address::unspecified_like(destination.ip())
+        };
         sockets.bind(fd, kind, own)?;
     }
     let protocol = Protocol::of_type(kind);
@@ -506,7 +519,7 @@ fn getsockname(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
             address::inet_bytes(family, own)
         }
         Kind::Inside { family, .. } => address::inet_bytes(family, Sockets::local(fd, family)),
-        Kind::Outside { .. } => host::local(fd)?,
+        Kind::Outside { family } => outside::shown(family, &host::local(fd)?)?,
         Kind::Unix { .. } => address::unix_bytes(&sockets.unix_name(&host::local(fd)?)),
     };
     drop(sockets);
@@ -525,7 +538,7 @@ fn getpeername(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
             return Ok(0);
         }
         Kind::Inside { family, .. } => address::inet_bytes(family, Sockets::peer(fd)?),
-        Kind::Outside { .. } => host::peer(fd)?,
+        Kind::Outside { family } => outside::shown(family, &host::peer(fd)?)?,
         Kind::Unix { .. } => address::unix_bytes(&sockets.unix_name(&host::peer(fd)?)),
     };
     drop(sockets);

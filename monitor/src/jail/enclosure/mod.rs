@@ -23,7 +23,7 @@ mod tree;
 
 use std::ffi::CStr;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,18 @@ impl Enclosure {
         }
         findings.enter(wanted)
     }
+}
+
+/// Becomes the user and group that a directory belongs to, if they are others and that is possible, and gives up every privilege.
+pub fn become_owner(directory: BorrowedFd<'_>) -> Result<(), EnclosureError> {
+    let owner = crate::sys::stat(&directory).map_err(failed("fstat"))?;
+    let other = namespaces::is_superuser() && owner.st_uid != privileges::user();
+    privileges::drop_all(other.then_some(Ids {
+        first: owner.st_uid,
+        user: owner.st_uid,
+        group: owner.st_gid,
+    }))?;
+    Ok(())
 }
 
 /// What this machine offers, without changing anything.
