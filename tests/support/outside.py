@@ -18,8 +18,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 IPV6_FREEBIND = 78  # of <linux/in6.h>: answers may come from addresses that are no interface's
+
+bound = threading.Barrier(4)  # the three servers below and who starts them
 
 RESOLVED = {"dns.example": "192.0.2.9", "rebind.example": "127.0.0.1", "meta.example": "169.254.169.254"}
 
@@ -48,6 +51,7 @@ def echo(port: int) -> None:
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         server.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
         server.bind(("::", port))
+        bound.wait()
         while True:
             data, control, _, peer = server.recvmsg(65536, 1024)
             server.sendmsg([data.upper()], [(level, kind, info) for level, kind, info in control if kind == socket.IPV6_PKTINFO], 0, peer)
@@ -71,6 +75,7 @@ def answer(question: bytes) -> bytes:
 def names() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 53))
+        bound.wait()
         while True:
             question, peer = server.recvfrom(4096)
             server.sendto(answer(question), peer)
@@ -78,6 +83,7 @@ def names() -> None:
 
 def closing(port: int) -> None:
     with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        bound.wait()
         while True:
             connection, _ = server.accept()
             connection.close()
@@ -101,7 +107,20 @@ def prepare(directory: Path) -> None:
         subprocess.run(command.split(), check=True)
 
 
-def main() -> int:
+def serve(tell: int, program: int) -> NoReturn:
+    """The servers, until the program is gone; it is no parent of this process: the monitor ends children that it did not make."""
+    for stream in (0, 1):
+        os.dup2(os.open("/dev/null", os.O_RDWR), stream)
+    web = Server(("::", 8000), Handler)
+    for target, arguments in ((web.serve_forever, ()), (echo, (9000,)), (names, ()), (closing, (8001,))):
+        threading.Thread(target=target, args=arguments, daemon=True).start()
+    bound.wait()
+    os.write(tell, b"x")
+    select.select([program], [], [])
+    os._exit(0)
+
+
+def main() -> NoReturn:
     directory = Path(sys.argv[1])
     program = sys.argv[sys.argv.index("--") + 1 :]
     if os.environ.get("OUTSIDE") != "made":
@@ -110,15 +129,17 @@ def main() -> int:
         words = ["unshare", *privilege, "--net", "--mount", sys.executable, *sys.argv]
         os.execvp("unshare", words)
     prepare(directory)
-    web = Server(("::", 8000), Handler)
-    for target, arguments in ((web.serve_forever, ()), (echo, (9000,)), (names, ()), (closing, (8001,))):
-        threading.Thread(target=target, args=arguments, daemon=True).start()
-    # A test that kills this process means the program, too.
-    with subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *program]) as child:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda which, _: child.send_signal(which))
-        return child.wait()
+    told, tell = os.pipe()
+    itself = os.pidfd_open(os.getpid())
+    between = os.fork()
+    if between == 0:
+        if os.fork() == 0:
+            serve(tell, itself)
+        os._exit(0)
+    os.waitpid(between, 0)
+    os.read(told, 1)
+    os.execvp(program[0], program)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
