@@ -44,12 +44,13 @@ test: build test-packages $(VENV)/.dev
 	exit $$status
 
 # What tests/system does a little of in `make test`, in full, with the figures that come out.
-PROOF       := THREADED_CALLS=3600 KILLS=200 MONITOR_KILLS=50 UPDATES=40 OUTPUT_MIB=1024
+PROOF       := THREADED_CALLS=3600 KILLS=200 MONITOR_KILLS=50 UPDATES=40 OUTPUT_MIB=1024 SPINNING=100 OPENS=1000000 NEIGHBOUR_CALLS=300
 LANGUAGE_CALLS := 200
 PROOF_TESTS := isolation registry kills updates bad_functions bad_calls
 
 prove: build test-packages $(VENV)/.dev
-	$(PROOF:%=MAYFLY_TEST_%) $(BIN)/python -m pytest -s $(PROOF_TESTS:%=tests/system/test_%.py) tests/monitor/test_threaded_calls.py
+	$(PROOF:%=MAYFLY_TEST_%) $(BIN)/python -m pytest -s $(PROOF_TESTS:%=tests/system/test_%.py) tests/hazards \
+		tests/monitor/test_threaded_calls.py
 	MAYFLY_TEST_CLONES=1000 MAYFLY_TEST_RESIDUE_CALLS=10000 MAYFLY_TEST_SNAPSHOT_KILLS=100 $(BIN)/python -m pytest --timeout=3600 \
 		tests/monitor/test_randomness.py tests/monitor/test_snapshot_files.py tests/monitor/test_time.py
 	MAYFLY_TEST_SEQUENCES=20000 MAYFLY_TEST_RACES=1000000 $(BIN)/python -m pytest -s tests/monitor/test_sequences.py \

@@ -260,12 +260,12 @@ def _settle(rootfs: Path, limits: Limits) -> None:
 
     * Special files go. A device node would be the host's device; a pipe would join instances that share this tree, even read-only.
     * setuid, setgid and file capabilities go from files: instances have no new privileges, and local users of the host get none here.
-    * Unprivileged, the owner can read everything, as root in the image could.
+    * Unprivileged, the owner can read everything, as root in the image could; as root, everybody can enter the root directory.
     """
     privileged = os.geteuid() == 0
     entries = size = 0
-    if not privileged:
-        os.chmod(rootfs, stat.S_IMODE(os.stat(rootfs).st_mode) | 0o700)
+    # As root, the image's users are not this one: whatever the mask here, they may pass through their root directory.
+    os.chmod(rootfs, stat.S_IMODE(os.stat(rootfs).st_mode) | (0o755 if privileged else 0o700))
     for entry, status in _walk(rootfs, changing=False):
         entries += 1
         mode = status.st_mode

@@ -87,6 +87,7 @@ pub struct Program {
     pub cwd: String,
     pub uid: u32,
     pub gid: u32,
+    pub groups: Vec<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -207,6 +208,7 @@ fn program(process: &Object) -> Result<Program, BundleError> {
         cwd,
         uid: user.get("uid")?,
         gid: user.get("gid")?,
+        groups: user.get_or("additionalGids", Vec::new())?,
     })
 }
 
@@ -358,7 +360,7 @@ mod tests {
             "ociVersion": "1.0.2", "hostname": "ignored",
             "process": {
                 "args": ["/bin/hello", "-v"], "env": ["A=1", "EMPTY="], "cwd": "/app",
-                "user": {"uid": 1000, "gid": 100}, "terminal": false,
+                "user": {"uid": 1000, "gid": 100, "additionalGids": [50, 51]}, "terminal": false,
             },
             "root": {"path": "rootfs", "readonly": true},
         })
@@ -385,6 +387,7 @@ mod tests {
         let bundle = bundle.unwrap();
         assert_eq!(bundle.program.args, ["/bin/hello", "-v"]);
         assert_eq!((bundle.program.uid, bundle.program.gid), (1000, 100));
+        assert_eq!(bundle.program.groups, [50, 51]);
         assert_eq!(bundle.program.env, ["A=1", "EMPTY="]);
         assert_eq!(bundle.root, dir.0.canonicalize().unwrap().join("rootfs"));
         assert_eq!(
@@ -492,6 +495,11 @@ mod tests {
                 "/process/user",
                 json!({"uid": 0}),
                 "config.json: process.user.gid: missing",
+            ),
+            (
+                "/process/user",
+                json!({"uid": 0, "gid": 0, "additionalGids": [-1]}),
+                "config.json: process.user.additionalGids: invalid value",
             ),
             ("/process", json!([]), "config.json: process: invalid type"),
             (

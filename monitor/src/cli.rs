@@ -15,7 +15,8 @@ mayfly-monitor runs programs in KVM virtual machines without a guest kernel.
 Usage:
   mayfly-monitor run [--rootfs DIR] [--memory BYTES] [--trace] [--] PROGRAM [ARGS…]
   mayfly-monitor serve --bundle DIR --socket PATH [--pool N] [--instances M] [--ready-timeout MS] [--log-limit BYTES]
-                       [--output-limit BYTES] [--scratch DIR] [--snapshot FILE] [--snapshot-age SECONDS] [--device PATH]
+                       [--output-limit BYTES] [--scratch DIR] [--snapshot FILE] [--snapshot-age SECONDS] [--cpu-limit SECONDS]
+                       [--require LAYER,…] [--device PATH]
   mayfly-monitor syscalls [--json]
   mayfly-monitor doctor [--json] [--device PATH]
   mayfly-monitor --version | --help
@@ -133,6 +134,8 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
         ready_timeout: Duration::from_secs(30),
         log_limit: 1 << 20,
         output_limit: 16 << 20,
+        cpu_limit: None,
+        require: Vec::new(),
         device: "/dev/kvm".to_owned(),
         scratch: PathBuf::new(),
         snapshot: None,
@@ -159,6 +162,10 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
             Long("device") => options.device = parser.value()?.string()?,
             Long("scratch") => options.scratch = PathBuf::from(parser.value()?),
             Long("snapshot") => options.snapshot = Some(PathBuf::from(parser.value()?)),
+            Long("cpu-limit") => options.cpu_limit = Some(parser.value()?.parse()?),
+            Long("require") => options
+                .require
+                .extend(parser.value()?.string()?.split(',').map(str::to_owned)),
             Long("snapshot-age") => options.snapshot_age = Some(parser.value()?.parse()?),
             other => return Err(other.unexpected().into()),
         }

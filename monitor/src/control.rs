@@ -62,6 +62,7 @@ pub enum FailedReason {
     Exited,
     Timeout,
     Kvm,
+    Layers,
     Internal,
 }
 
@@ -169,6 +170,7 @@ pub enum Event<'a> {
         call: Option<&'a str>,
         #[serde(flatten)]
         receipt: &'a Receipt,
+        layers: &'a [&'a str],
     },
     Warning {
         message: Text,
@@ -370,7 +372,9 @@ mod tests {
             instance: ID,
             call: None,
             receipt: &receipt(),
+            layers: &["seccomp"],
         });
+        assert_eq!(ended["layers"][0], "seccomp");
         assert_eq!(ended["event"], "ended");
         assert_eq!(ended["instance"], "00000000000000ab");
         assert_eq!(ended["call"], Value::Null);
@@ -445,6 +449,7 @@ mod tests {
                     instance: ID,
                     call: Some(&call),
                     receipt: &receipt,
+                    layers: &["seccomp"; 16],
                 },
                 Event::Failed {
                     reason: FailedReason::Exited,

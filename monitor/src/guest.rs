@@ -173,6 +173,10 @@ impl GuestInfo for Process {
         (self.identity().uid, self.identity().gid)
     }
 
+    fn groups(&self) -> Vec<u32> {
+        self.identity().groups.clone()
+    }
+
     fn limit(&self, resource: u32) -> [u64; 2] {
         crate::syscalls::limits::limit(self, resource).unwrap_or([libc::RLIM_INFINITY; 2])
     }

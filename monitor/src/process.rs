@@ -30,6 +30,8 @@ use crate::vm::vcpu::Vcpu;
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
+    /// Groups besides.
+    pub groups: Vec<u32>,
     /// Program as a guest path, for /proc/self/exe.
     pub exe: CString,
     pub args: Vec<CString>,

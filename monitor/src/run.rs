@@ -42,6 +42,8 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error(transparent)]
+    Limit(#[from] crate::jail::LimitError),
+    #[error(transparent)]
     Kvm(#[from] KvmError),
     #[error("memory: {0}")]
     Memory(Errno),
@@ -101,6 +103,7 @@ pub struct Inside {
     pub memory: u64,
     pub uid: u32,
     pub gid: u32,
+    pub groups: Vec<u32>,
 }
 
 impl Inside {
@@ -152,6 +155,7 @@ impl Image {
 
 /// Runs the program of the command line; returns only if it could not be started.
 pub fn run(options: &Options) -> Result<Infallible, RunError> {
+    crate::jail::enough_descriptors()?;
     let limit = guest::prepare_process();
     let mut args = vec![c_string(&options.program)?];
     for arg in &options.args {
@@ -254,6 +258,7 @@ fn go_on(image: Image, inside: Inside) -> Result<Infallible, RunError> {
         identity: Identity {
             uid: inside.uid,
             gid: inside.gid,
+            groups: inside.groups,
             exe: loaded.exe,
             args: loaded.args,
             env: image.env,
@@ -331,6 +336,7 @@ fn start(image: Image, launch: Launch, enters_root: bool) -> Result<Infallible, 
         identity: Identity {
             uid,
             gid,
+            groups: Vec::new(),
             exe: loaded.exe.clone(),
             args: loaded.args.clone(),
             env,

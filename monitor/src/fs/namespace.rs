@@ -46,6 +46,10 @@ pub trait GuestInfo: Send + Sync {
     fn limit(&self, resource: u32) -> [u64; 2];
     /// Its parent process; 0 for none that it could know.
     fn parent(&self) -> i32;
+    /// The groups that it is told besides.
+    fn groups(&self) -> Vec<u32> {
+        Vec::new()
+    }
 }
 
 /// One mapping of the guest.

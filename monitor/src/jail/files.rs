@@ -10,7 +10,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::OpenOptions;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -150,6 +150,14 @@ impl Rules {
         // The rule is about an inode that exists as long as somebody holds it.
         std::mem::forget(own);
         Ok(())
+    }
+
+    /// Closes the places, in a child that has been restricted for the last time and never drops this.
+    pub fn leave(&self) {
+        for rule in self.fixed.iter().chain(&self.write).chain(&self.keep) {
+            // SAFETY: the owner is never dropped in this process.
+            unsafe { libc::close(rule.place.as_raw_fd()) };
+        }
     }
 
     /// The same with `scratch` as the only place to write. A child adds this to what it has inherited; signals to siblings

@@ -14,14 +14,17 @@ pub enum LimitError {
     #[error("limit of {name}: {source}")]
     Set { name: &'static str, source: Errno },
     #[error(
-        "the hard limit on open files is {found}, at least {FEWEST_DESCRIPTORS} are needed: raise it (ulimit -Hn, LimitNOFILE=)"
+        "the hard limit on open files is {found}, at least {FEWEST_DESCRIPTORS} are needed, since a guest's are numbered below the monitor's own: raise it (as root `ulimit -Hn 4096`, for a service `LimitNOFILE=4096`, for a container `--ulimit nofile=4096`)"
     )]
     Descriptors { found: u64 },
 }
 
-/// For `serve` and all its children.
-pub fn common() -> Result<(), LimitError> {
-    set("core size", libc::RLIMIT_CORE, 0)?;
+/// Whether a process may have as many descriptors as a guest and the monitor need.
+pub fn enough_descriptors() -> Result<(), LimitError> {
+    most_descriptors().map(drop)
+}
+
+fn most_descriptors() -> Result<u64, LimitError> {
     let mut files = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -38,11 +41,34 @@ pub fn common() -> Result<(), LimitError> {
             found: files.rlim_max,
         });
     }
-    set("open files", libc::RLIMIT_NOFILE, files.rlim_max.min(DESCRIPTORS))
+    Ok(files.rlim_max)
 }
 
-/// For a process with a guest: the largest file it may write, and its private writable memory.
-pub fn guest(file_bytes: Option<u64>, data_bytes: Option<u64>) -> Result<(), LimitError> {
+/// For `serve` and all its children.
+pub fn common() -> Result<(), LimitError> {
+    set("core size", libc::RLIMIT_CORE, 0)?;
+    set(
+        "open files",
+        libc::RLIMIT_NOFILE,
+        most_descriptors()?.min(DESCRIPTORS),
+    )
+}
+
+/// For a process with a guest: the largest file it may write, its private writable memory, and its processor time. At the last it is
+/// told by SIGXCPU, and killed a second later.
+pub fn guest(
+    file_bytes: Option<u64>,
+    data_bytes: Option<u64>,
+    cpu_seconds: Option<u64>,
+) -> Result<(), LimitError> {
+    if let Some(seconds) = cpu_seconds {
+        set_both(
+            "processor time",
+            libc::RLIMIT_CPU,
+            seconds,
+            seconds.saturating_add(1),
+        )?;
+    }
     if let Some(bytes) = file_bytes {
         set("file size", libc::RLIMIT_FSIZE, bytes)?;
     }
@@ -54,9 +80,18 @@ pub fn guest(file_bytes: Option<u64>, data_bytes: Option<u64>) -> Result<(), Lim
 
 /// Sets both the soft and the hard limit: nothing can raise it again.
 fn set(name: &'static str, resource: libc::__rlimit_resource_t, value: u64) -> Result<(), LimitError> {
+    set_both(name, resource, value, value)
+}
+
+fn set_both(
+    name: &'static str,
+    resource: libc::__rlimit_resource_t,
+    soft: u64,
+    hard: u64,
+) -> Result<(), LimitError> {
     let limit = libc::rlimit {
-        rlim_cur: value,
-        rlim_max: value,
+        rlim_cur: soft,
+        rlim_max: hard,
     };
     // SAFETY: a live rlimit.
     if unsafe { libc::setrlimit(resource, &raw const limit) } < 0 {

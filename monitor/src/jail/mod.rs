@@ -33,7 +33,7 @@ use seccompiler::SeccompAction;
 
 pub use enclosure::{Enclosed, Enclosure, EnclosureError, Wanted};
 pub use files::{FilesError, Space};
-pub use limits::LimitError;
+pub use limits::{LimitError, enough_descriptors};
 pub use seccomp::{Mode, SeccompError};
 
 use crate::errno::Errno;
@@ -102,6 +102,8 @@ pub struct Confinement<'a> {
     pub file_bytes: Option<u64>,
     /// Its private writable memory, bytes: the guest's and the monitor's own. A backstop for the monitor's count.
     pub data_bytes: Option<u64>,
+    /// Its processor time, seconds.
+    pub cpu_seconds: Option<u64>,
     /// The only directory that an instance may write to, which must exist; else what `Space::write` says.
     pub scratch: Option<&'a Path>,
 }
@@ -146,7 +148,7 @@ impl Jail {
             Layer::new("rlimits", RLIMITS),
         ];
         layers.extend(enclosed.layers.iter().cloned());
-        let serve = match enclosed.init {
+        let serve = match &enclosed.init {
             Some(_) => 0,
             // SAFETY: getpid has no preconditions.
             None => unsafe { libc::getpid() },
@@ -181,6 +183,19 @@ impl Jail {
         self.serve
     }
 
+    /// Those of the layers named that are not in force, each with the reason; empty if there is none.
+    pub fn lacking(&self, required: &[String]) -> String {
+        let lacking = |name: &String| match self.layers.iter().find(|layer| layer.name == name) {
+            Some(layer) if layer.in_force => None,
+            Some(layer) => Some(format!("{name} ({})", layer.detail)),
+            None => {
+                let known: Vec<_> = self.layers.iter().map(|layer| layer.name).collect();
+                Some(format!("{name} (unknown; there are {})", known.join(", ")))
+            }
+        };
+        required.iter().filter_map(lacking).collect::<Vec<_>>().join("; ")
+    }
+
     /// The names of the layers in force, as the event `ready` has them.
     pub fn names(&self) -> Vec<&'static str> {
         self.layers
@@ -193,14 +208,18 @@ impl Jail {
     /// Puts a child of `serve` into its own jail, for good.
     ///
     /// Preconditions: in the child, which has one thread; no code of the guest has run; it was forked by the thread that
-    /// called `enter`, whose end ends it.
+    /// called `enter`, whose end ends it; it never drops this.
     pub fn confine(&self, confinement: &Confinement) -> Result<(), JailError> {
         prctl("PR_SET_PDEATHSIG", libc::PR_SET_PDEATHSIG, libc::SIGKILL)?;
         // SAFETY: getppid has no preconditions.
         if unsafe { libc::getppid() } != self.serve {
             return Err(JailError::Orphaned);
         }
-        limits::guest(confinement.file_bytes, confinement.data_bytes)?;
+        limits::guest(
+            confinement.file_bytes,
+            confinement.data_bytes,
+            confinement.cpu_seconds,
+        )?;
         match (confinement.phase, confinement.scratch) {
             (Phase::Boot, _) => self.rules.restrict_boot()?,
             (Phase::Instance, Some(scratch)) => self.rules.restrict_to(scratch)?,
@@ -215,6 +234,7 @@ impl Jail {
             Phase::Boot => self.boot.install()?,
             Phase::Instance => self.instance.install()?,
         }
+        self.rules.leave();
         Ok(())
     }
 }
@@ -236,7 +256,7 @@ const OPENAT2: &str = "guest paths are resolved inside the root by the kernel";
 const SECCOMP: &str = "system calls of the monitor by an allowlist with arguments; a violation kills";
 const NO_NEW_PRIVS: &str = "no setuid, no file capabilities";
 const UNDUMPABLE: &str = "no core, no tracing by the same user";
-const RLIMITS: &str = "core size, open files; in a guest also file size and data";
+const RLIMITS: &str = "core size, open files; in a guest also file size, data and processor time";
 
 /// What this machine offers, without changing anything.
 pub fn probe() -> Vec<Layer> {

@@ -62,6 +62,7 @@ const INSTANCE: Confinement = Confinement {
     phase: Phase::Instance,
     file_bytes: None,
     data_bytes: None,
+    cpu_seconds: None,
     scratch: None,
 };
 

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use super::World;
 use super::channel::Message;
-use super::child::{self, Setup, Streams};
+use super::child::{self, Setup, Streams, Written};
 use crate::jail::{Jail, Phase};
 use crate::lifecycle::end_process;
 use crate::snapshot::{Snapshot, SnapshotError, descriptors, file};
@@ -51,13 +51,11 @@ pub fn run(mut world: World, setup: Setup, jail: &Jail) -> ! {
         // The ends that keep the program's input open live until here.
         let _streams = streams;
         let others = process.ledger.kin.others();
-        let taken = if others > 0 {
-            Err(SnapshotError::Refused(format!("child processes: {others}")))
-        } else {
-            Snapshot::take(process, threads, &noted, remaining.image.as_fd()).and_then(|snapshot| {
-                let (image, head) = (remaining.image.as_fd(), remaining.head.as_fd());
-                file::seal(&snapshot, image, &remaining.stamp, head)
-            })
+        let taken = match remaining.take_written() {
+            _ if others > 0 => Err(SnapshotError::Refused(format!("child processes: {others}"))),
+            Some(Written { image, head, .. }) => Snapshot::take(process, threads, &noted, image.as_fd())
+                .and_then(|snapshot| file::seal(&snapshot, image.as_fd(), &remaining.stamp, head.as_fd())),
+            None => Err(SnapshotError::Refused("it was taken before".to_owned())),
         };
         match taken {
             Ok(()) => setup.tell(&Message::Snapshot, None),

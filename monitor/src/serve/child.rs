@@ -4,7 +4,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::World;
 use super::channel::{self, Message};
@@ -176,6 +176,7 @@ pub fn begin(world: &mut World, setup: &Setup, jail: &Jail, phase: Phase) {
         // The boot writes the memory image, whose offsets are addresses.
         file_bytes: (phase == Phase::Instance).then(|| memory.saturating_add(OWN_FILE_BYTES)),
         data_bytes: Some(memory.saturating_add(OWN_MEMORY_BYTES)),
+        cpu_seconds: world.options.cpu_limit.filter(|_| phase == Phase::Instance),
         scratch: (phase == Phase::Instance).then_some(&scratch),
     };
     if let Err(error) = jail.confine(&confinement) {
@@ -279,6 +280,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         identity: Identity {
             uid: program.uid,
             gid: program.gid,
+            groups: program.groups.clone(),
             exe: loaded.exe,
             args: loaded.args,
             env,
@@ -305,10 +307,12 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         contract: bundle.function.contract,
         listener,
         kontain,
-        image,
-        head,
         stamp,
-        rehearsed,
+        written: Mutex::new(Some(Written {
+            image,
+            head,
+            rehearsed,
+        })),
     };
     Ok((process, task, remaining))
 }
@@ -320,10 +324,22 @@ pub struct Remaining {
     /// Until the call has come: one connection is one call.
     pub listener: Mutex<Option<OwnedFd>>,
     pub kontain: Arc<super::kontain::Files>,
+    pub stamp: Stamp,
+    /// Until then, too: what an instance could write there would be in all others.
+    pub written: Mutex<Option<Written>>,
+}
+
+/// The memory files of the snapshot.
+pub struct Written {
     pub image: OwnedFd,
     pub head: OwnedFd,
-    pub stamp: Stamp,
     pub rehearsed: OwnedFd,
+}
+
+impl Remaining {
+    pub fn take_written(&self) -> Option<Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// The program's path: looked up in its own PATH when it is a bare name.

@@ -52,7 +52,7 @@ impl Parent {
         } else if child.rehearses {
             self.rehearsed(&child, control)?;
         } else {
-            let receipt = receipt(&child, status, usage);
+            let receipt = receipt(&child, status, usage, self.cpu_limit);
             self.last_word(&mut child, &receipt);
             if child.parked.is_none() && !self.draining {
                 let why = receipt.message.as_ref().map_or("it died", Text::as_str);
@@ -72,6 +72,7 @@ impl Parent {
                 instance: child.id,
                 call,
                 receipt: &receipt,
+                layers: &self.jail.names(),
             })?;
         }
         // SAFETY: the child is dead and removed: nobody uses this ledger any more.

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::channel::Message;
-use super::child::{self, Remaining, Setup, Streams};
+use super::child::{self, Remaining, Setup, Streams, Written};
 use super::{Launch, Waiting, Warmth, World, rehearsal};
 use crate::bundle::Contract;
 use crate::clock;
@@ -201,10 +201,9 @@ fn rehearse(
     pagemap: Option<File>,
 ) {
     let set = remaining
-        .rehearsed
-        .try_clone()
-        .map_err(Errno::from)
-        .and_then(crate::fs::descriptors::raise);
+        .take_written()
+        .ok_or(Errno::BADF)
+        .map(|written| written.rehearsed);
     let connection = set.and_then(|set| rehearsal::call(process, remaining.contract, setup, set, pagemap));
     match connection {
         Ok(connection) => give(process, setup, remaining, pipes, connection),
@@ -304,6 +303,7 @@ fn restore(
         identity: Identity {
             uid: bundle.program.uid,
             gid: bundle.program.gid,
+            groups: bundle.program.groups.clone(),
             exe: snapshot.exe.clone(),
             args: snapshot.args.clone(),
             env: snapshot.env.clone(),
@@ -327,10 +327,12 @@ fn restore(
         contract: bundle.function.contract,
         listener,
         kontain,
-        image,
-        head,
         stamp,
-        rehearsed,
+        written: Mutex::new(Some(Written {
+            image,
+            head,
+            rehearsed,
+        })),
     };
     child::set_name(&snapshot.exe);
     Ok((process, remaining, streams.pipes))
@@ -403,6 +405,7 @@ fn await_call(
     pipes: Option<StdinPipes>,
     call: Coming,
 ) {
+    drop(remaining.take_written());
     let Coming { id, given } = call;
     if let Some(connection) = given {
         give(process, setup, remaining, pipes, connection);

@@ -110,6 +110,10 @@ pub struct Options {
     /// Bytes of log an instance may write, bytes of response where the monitor makes it.
     pub log_limit: u64,
     pub output_limit: usize,
+    /// Seconds of processor time that an instance may use.
+    pub cpu_limit: Option<u64>,
+    /// Layers of the jail without which nothing runs.
+    pub require: Vec<String>,
     pub device: String,
     /// Where private directories of instances are made; this process's own, emptied when it starts.
     pub scratch: PathBuf,
@@ -138,6 +142,8 @@ pub enum ServeError {
     Kvm(#[from] KvmError),
     #[error(transparent)]
     Jail(#[from] jail::JailError),
+    #[error("this node requires layers of the jail that it does not have: {0}")]
+    Layers(String),
     #[error("{what}: {source}")]
     Host { what: String, source: Errno },
 }
@@ -203,8 +209,11 @@ impl World {
         let enclosure = enclose(&bundle, &options)?;
         bundle.root.clone_from(&enclosure.root);
         options.scratch.clone_from(&enclosure.scratch);
-        let orphans = orphans::Orphans::adopt(enclosure.proc.as_fd(), enclosure.enclosed.init)
-            .map_err(host_error("/proc/thread-self/children"))?;
+        let orphans = orphans::Orphans::adopt(
+            enclosure.proc.as_fd(),
+            enclosure.enclosed.init.as_ref().map(|init| init.pid),
+        )
+        .map_err(host_error("/proc/thread-self/children"))?;
         if let Some(link) = &link {
             link.enclose(&options.scratch)
                 .map_err(host_error("network broker"))?;

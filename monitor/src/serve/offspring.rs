@@ -121,7 +121,7 @@ fn micros(duration: Duration) -> u64 {
 }
 
 /// What is told of an instance that has ended.
-pub(super) fn receipt(child: &Child, status: i32, usage: &libc::rusage) -> Receipt {
+pub(super) fn receipt(child: &Child, status: i32, usage: &libc::rusage, cpu_limit: Option<u64>) -> Receipt {
     use std::sync::atomic::Ordering::Relaxed;
     let time = |value: libc::timeval| {
         u64::try_from(value.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(value.tv_usec).unwrap_or(0)
@@ -140,6 +140,15 @@ pub(super) fn receipt(child: &Child, status: i32, usage: &libc::rusage) -> Recei
     if (cause, code) == (Cause::Signal, Some(libc::SIGSYS)) && message.is_empty() {
         jail::VIOLATION.clone_into(&mut message);
     }
+    let cpu_us = time(usage.ru_utime) + time(usage.ru_stime);
+    if let Some(limit) = cpu_limit
+        && cause == Cause::Signal
+        && [Some(libc::SIGXCPU), Some(libc::SIGKILL)].contains(&code)
+        // For the limit the kernel counts ticks, in its account it does not: on a busy machine they differ much.
+        && cpu_us >= limit.saturating_mul(500_000)
+    {
+        message = format!("it used {limit} s of processor time, the limit of this node (MAYFLY_CPU_SECONDS)");
+    }
     let accepted = child.call.as_ref().map(|call| call.accepted);
     Receipt {
         cause,
@@ -150,7 +159,7 @@ pub(super) fn receipt(child: &Child, status: i32, usage: &libc::rusage) -> Recei
             _ => 0,
         },
         run_us: accepted.map_or(0, |accepted| micros(accepted.elapsed())),
-        cpu_us: time(usage.ru_utime) + time(usage.ru_stime),
+        cpu_us,
         exits: child.ledger.exits.load(Relaxed),
         syscalls: child.ledger.syscalls.load(Relaxed),
         pages: u64::try_from(usage.ru_minflt + usage.ru_majflt).unwrap_or(0),

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -45,6 +45,7 @@ pub(super) struct Parent {
     pub(super) pool: u32,
     pub(super) instances: u32,
     pub(super) log_limit: u64,
+    pub(super) cpu_limit: Option<u64>,
     pub(super) epoll: Epoll,
     pub(super) children: HashMap<u32, Child>,
     pub(super) next: u32,
@@ -69,6 +70,8 @@ pub(super) struct Parent {
     /// There may be orphans still.
     pub(super) sweeping: bool,
     pub(super) broker: Option<super::network::Link>,
+    /// Numbers of the descriptors that are no child's business: the control stream, the signals, what is waited for.
+    pub(super) own: Vec<RawFd>,
 }
 
 /// What ends the loop early.
@@ -90,6 +93,7 @@ pub(super) fn stop(what: &'static str) -> impl Fn(Errno) -> Stop {
 
 /// Serves until drained; gives the exit status.
 pub fn serve(options: Options) -> i32 {
+    let enough = crate::jail::enough_descriptors();
     crate::guest::prepare_process();
     if let Err(errno) = descriptors::open_executable() {
         eprintln!("mayfly-monitor: /proc/self/exe: {errno}");
@@ -107,26 +111,34 @@ pub fn serve(options: Options) -> i32 {
     };
     let mut control = ControlStream::new(events.as_fd());
     let ready_timeout = options.ready_timeout;
+    if let Err(error) = enough {
+        return fail(
+            &mut control,
+            FailedReason::Internal,
+            error.to_string(),
+            Text::default(),
+        );
+    }
     let world = match World::open(options) {
         Ok(world) => world,
         Err(error) => {
             let reason = match &error {
                 ServeError::Bundle(_) => FailedReason::Config,
                 ServeError::Kvm(_) => FailedReason::Kvm,
+                ServeError::Layers(_) => FailedReason::Layers,
                 ServeError::Host { .. } | ServeError::Jail(_) => FailedReason::Internal,
             };
             return fail(&mut control, reason, error.to_string(), Text::default());
         }
     };
-    let mut parent = match Parent::new(world, commands.as_fd().as_raw_fd()) {
+    let mut parent = match Parent::new(world, commands.as_raw_fd(), events.as_raw_fd()) {
         Ok(parent) => parent,
         Err(error) => {
-            return fail(
-                &mut control,
-                FailedReason::Internal,
-                error.to_string(),
-                Text::default(),
-            );
+            let reason = match error {
+                ServeError::Layers(_) => FailedReason::Layers,
+                _ => FailedReason::Internal,
+            };
+            return fail(&mut control, reason, error.to_string(), Text::default());
         }
     };
     let result = parent.run(&mut control, &commands, ready_timeout);
@@ -180,11 +192,15 @@ fn enter_jail(world: &World) -> Result<Jail, ServeError> {
         list: &[Path::new("/proc")],
         execute: Some(descriptors::executable()),
     };
-    Ok(Jail::enter(&space, Mode::Enforce, &world.enclosed)?)
+    let jail = Jail::enter(&space, Mode::Enforce, &world.enclosed)?;
+    match jail.lacking(&world.options.require) {
+        missing if missing.is_empty() => Ok(jail),
+        missing => Err(ServeError::Layers(missing)),
+    }
 }
 
 impl Parent {
-    fn new(mut world: World, commands: i32) -> Result<Self, ServeError> {
+    fn new(mut world: World, commands: RawFd, events: RawFd) -> Result<Self, ServeError> {
         let orphans = world.orphans.take();
         let broker = world.link.take();
         let jail = enter_jail(&world)?;
@@ -192,13 +208,17 @@ impl Parent {
         let raised = |fd: &OwnedFd| -> Result<OwnedFd, Errno> { raise(fd.try_clone()?) };
         let listener = raised(&world.listener).map_err(host_error("listener"))?;
         let options = &world.options;
+        let mut own = vec![commands, events, epoll.as_raw_fd(), listener.as_raw_fd()];
+        own.extend(world.enclosed.init.iter().map(|init| init.life.as_raw_fd()));
         let parent = Self {
+            own,
             listener,
             contract: world.bundle.function.contract,
             pool: options.pool,
             instances: options.instances.max(1),
             log_limit: options.log_limit,
-            init: world.enclosed.init,
+            cpu_limit: options.cpu_limit,
+            init: world.enclosed.init.as_ref().map(|init| init.pid),
             world: Some(world),
             epoll,
             children: HashMap::new(),
@@ -232,6 +252,7 @@ impl Parent {
     ) -> Result<i32, Stop> {
         let signals = signal_descriptor().map_err(stop("signalfd"))?;
         watch(&self.epoll, signals.as_raw_fd(), Source::Signals, EventSet::IN)?;
+        self.own.push(signals.as_raw_fd());
         let mut input = Commands::default();
         if !self.restore(control)? {
             self.boot(control, ready_timeout)?;

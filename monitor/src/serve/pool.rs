@@ -47,6 +47,10 @@ impl Parent {
             self.children.clear();
             self.orphans = None;
             self.broker = None;
+            for own in &self.own {
+                // SAFETY: their owners are never dropped here: this process ends without returning.
+                unsafe { libc::close(*own) };
+            }
             let Some(mut world) = self.world.take() else {
                 crate::lifecycle::end_process(70)
             };

@@ -145,6 +145,7 @@ fn inside(task: &Task, row: usize, ledger: i32) -> Result<Inside, Errno> {
         memory: process.memory_limit,
         uid: identity.uid,
         gid: identity.gid,
+        groups: identity.groups.clone(),
     })
 }
 

@@ -41,7 +41,13 @@ pub const ENTRIES: &[Entry] = &[
     entry(libc::SYS_getegid, AREA, Level::Emulated, getgid, ""),
     entry(libc::SYS_getresuid, AREA, Level::Emulated, getresuid, ""),
     entry(libc::SYS_getresgid, AREA, Level::Emulated, getresgid, ""),
-    entry(libc::SYS_getgroups, AREA, Level::Emulated, getgroups, "none"),
+    entry(
+        libc::SYS_getgroups,
+        AREA,
+        Level::Emulated,
+        getgroups,
+        "as the image says",
+    ),
     entry(
         libc::SYS_setuid,
         AREA,
@@ -280,8 +286,18 @@ fn getresgid(task: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
 }
 
 /// Implements getgroups(2).
-fn getgroups(_: &mut Task, _: Args) -> SysResult {
-    Ok(0)
+fn getgroups(task: &mut Task, [room, list, ..]: Args) -> SysResult {
+    let groups = &task.process.identity().groups;
+    let count = i32::try_from(groups.len()).map_err(|_| Errno::INVAL)?;
+    let room = int(room);
+    if room < 0 || (room != 0 && room < count) {
+        return Err(Errno::INVAL);
+    }
+    if room != 0 {
+        let bytes: Vec<u8> = groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
+        access::write_bytes(list, &bytes)?;
+    }
+    Ok(count.unsigned_abs().into())
 }
 
 fn keep(own: u32, wanted: u64) -> SysResult {

@@ -223,6 +223,8 @@ fn status(files: &Files<'_>, thread: i32) -> Vec<u8> {
     let (all, resident, code) = (all * 4, resident * 4, code * 4);
     let ids = host::process_ids();
     let (user, group) = files.guest.user();
+    let groups: Vec<String> = files.guest.groups().iter().map(u32::to_string).collect();
+    let groups = groups.join(" ");
     let signals = host::signals();
     let usage = host::usage();
     let processors = files.guest.processors().clamp(1, 64);
@@ -237,7 +239,7 @@ fn status(files: &Files<'_>, thread: i32) -> Vec<u8> {
         ),
         format!("PPid:\t{}\nTracerPid:\t0\n", files.guest.parent()),
         format!("Uid:\t{user}\t{user}\t{user}\t{user}\nGid:\t{group}\t{group}\t{group}\t{group}\n"),
-        format!("FDSize:\t{}\nGroups:\t \n", descriptors::limit()),
+        format!("FDSize:\t{}\nGroups:\t{groups} \n", descriptors::limit()),
         format!("VmPeak:\t{all:>8} kB\nVmSize:\t{all:>8} kB\nVmLck:\t       0 kB\nVmPin:\t       0 kB\n"),
         format!("VmHWM:\t{resident:>8} kB\nVmRSS:\t{resident:>8} kB\nRssAnon:\t{resident:>8} kB\n"),
         format!("RssFile:\t       0 kB\nRssShmem:\t       0 kB\nVmData:\t{resident:>8} kB\n"),

@@ -1,7 +1,8 @@
 //! The first process of the namespace that `serve` makes its children in.
 //!
-//! It mounts the namespace's /proc, gives up what `serve` gives up, and waits for nothing. Orphans become its children and are
-//! reaped by the kernel. It ends with `serve`, and with it end all others.
+//! It mounts the namespace's /proc, gives up what `serve` gives up, and waits for the end of `serve`, with which it ends, and with it
+//! all others: a pipe of which `serve` alone has the other end tells it. (The signal that a parent's end can send is of no use: landlock
+//! lets a process that is confined send none to one that is not.) Orphans become its children and are reaped by the kernel.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -20,16 +21,26 @@ use crate::errno::{Errno, from_libc};
 /// another number than it had (OpenSSL and others draw new random state by that).
 const NUMBERS: std::ops::Range<u16> = 300..30_000;
 
-/// Starts it; gives its pid.
+/// The process, and what it lives by.
+#[derive(Debug)]
+pub struct Init {
+    pub pid: i32,
+    /// To be closed in every child.
+    pub life: OwnedFd,
+}
+
+/// Starts it.
 ///
 /// Preconditions: one thread; the namespaces and the tree were entered. `of_node` is the node's /proc as a mount to be placed,
 /// `proc` the same as a directory.
-pub fn start(of_node: OwnedFd, proc: BorrowedFd<'_>, ids: Option<Ids>) -> Result<i32, EnclosureError> {
+pub fn start(of_node: OwnedFd, proc: BorrowedFd<'_>, ids: Option<Ids>) -> Result<Init, EnclosureError> {
     let (mut told, tell) = std::io::pipe().map_err(|error| failed("pipe")(error.into()))?;
+    let (hold, life) = std::io::pipe().map_err(|error| failed("pipe")(error.into()))?;
     // SAFETY: this process has one thread, so the child may go on as it was; it leaves by _exit.
     let pid = from_libc(unsafe { libc::fork() }).map_err(failed("fork"))?;
     if pid == 0 {
-        let Err(error) = run(of_node.as_fd(), proc, ids, tell.as_fd());
+        drop(life);
+        let Err(error) = run(of_node.as_fd(), proc, ids, &tell, hold.as_fd());
         let _ = (&tell).write_all(error.to_string().as_bytes());
         // SAFETY: does not return.
         unsafe { libc::_exit(1) };
@@ -41,7 +52,10 @@ pub fn start(of_node: OwnedFd, proc: BorrowedFd<'_>, ids: Option<Ids>) -> Result
         eprintln!("mayfly-monitor: the init of the process namespace: {said}");
         return Err(failed("the init of the process namespace")(Errno::CHILD));
     }
-    i32::try_from(pid).map_err(|_| failed("fork")(Errno::RANGE))
+    Ok(Init {
+        pid: i32::try_from(pid).map_err(|_| failed("fork")(Errno::RANGE))?,
+        life: life.into(),
+    })
 }
 
 const READY: &str = "ready";
@@ -50,16 +64,15 @@ fn run(
     of_node: BorrowedFd<'_>,
     proc: BorrowedFd<'_>,
     ids: Option<Ids>,
-    tell: BorrowedFd<'_>,
+    tell: &std::io::PipeWriter,
+    hold: BorrowedFd<'_>,
 ) -> Result<std::convert::Infallible, EnclosureError> {
     tree::mount_proc(of_node).map_err(failed("mounting /proc"))?;
     // Where /proc/sys is read-only the numbers begin at 2.
     let _ = begin_numbers(proc);
     privileges::drop_all(ids)?;
-    // Now, since a change of user takes it away.
     // SAFETY: no pointers but a C string.
     unsafe {
-        from_libc(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)).map_err(failed("PR_SET_PDEATHSIG"))?;
         libc::prctl(libc::PR_SET_NAME, c"mayfly-init".as_ptr());
         libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
         // Children are reaped by the kernel.
@@ -74,19 +87,28 @@ fn run(
         )
     };
     // Sorted by number.
-    let calls = [libc::SYS_write, libc::SYS_pause, libc::SYS_close_range].map(allowed);
+    let calls = [
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_dup2,
+        libc::SYS_exit_group,
+    ]
+    .map(allowed);
     let filter =
         assemble(&calls, &SeccompAction::KillProcess).map_err(|_| failed("seccomp")(Errno::INVAL))?;
-    seccomp::install(&filter).map_err(|_| failed("seccomp")(Errno::INVAL))?;
-    // SAFETY: a live string with its length; then every descriptor is given up, also those of Rust owners: nothing of them runs
-    // any more.
+    let mut byte = [0u8];
+    // SAFETY: two pipes, a live string and a live byte with their lengths. Every other descriptor is given up, also those of Rust
+    // owners: nothing of them runs any more.
     unsafe {
-        libc::syscall(libc::SYS_write, tell.as_raw_fd(), READY.as_ptr(), READY.len());
-        libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0);
-    }
-    loop {
-        // SAFETY: no arguments.
-        unsafe { libc::syscall(libc::SYS_pause) };
+        from_libc(libc::dup2(hold.as_raw_fd(), 0)).map_err(failed("dup2"))?;
+        from_libc(libc::dup2(tell.as_raw_fd(), 1)).map_err(failed("dup2"))?;
+        libc::syscall(libc::SYS_close_range, 2, u32::MAX, 0);
+        seccomp::install(&filter).map_err(|_| failed("seccomp")(Errno::INVAL))?;
+        libc::write(1, READY.as_ptr().cast(), READY.len());
+        libc::dup2(0, 1);
+        // Nothing is ever written there.
+        libc::read(0, byte.as_mut_ptr().cast(), 1);
+        libc::_exit(0)
     }
 }
 

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use super::Layer;
 use crate::errno::{Errno, from_libc};
 
+pub use init::Init;
 use namespaces::Means;
 use privileges::{Ids, Maps};
 
@@ -78,7 +79,7 @@ struct Findings {
 pub struct Enclosed {
     pub layers: Vec<Layer>,
     /// The first process of the namespace of `serve`'s children.
-    pub init: Option<i32>,
+    pub init: Option<Init>,
 }
 
 /// `serve` as it is from now on.

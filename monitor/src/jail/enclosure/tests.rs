@@ -239,9 +239,19 @@ fn all_of_it_ends_with_serve() {
         if is_root() {
             tree.become_user(65534);
         }
-        let _enclosure = tree.enter();
+        let enclosure = tree.enter();
+        let Init { pid, life } = enclosure.enclosed.init.unwrap();
+        // As `serve` is: its signals reach nobody who is not confined, init neither.
+        let space = super::super::Space::default();
+        super::super::files::Rules::open(&space)
+            .unwrap()
+            .restrict()
+            .unwrap();
+        // SAFETY: no pointers; signal 0 does nothing.
+        assert_eq!(unsafe { libc::kill(pid, 0) }, -1);
         // SAFETY: fork in a process of one thread.
         if unsafe { libc::fork() } == 0 {
+            drop(life);
             (&writer).write_all(b"x").unwrap();
             loop {
                 // SAFETY: no arguments.
