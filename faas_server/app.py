@@ -10,7 +10,7 @@ import asyncio
 import fcntl
 import os
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from faas_server.fronts.management import ManagementFront
 from faas_server.logs import Logs
 from faas_server.metrics import Metrics
 from faas_server.monitor import clear_up
-from faas_server.node import kvm_problem, monitor_program
+from faas_server.node import kvm_problem, lacking_layers, monitor_program
 from faas_server.receipts import Receipts
 from faas_server.records import Records
 from faas_server.reporting import Reporter
@@ -84,7 +84,8 @@ async def serving(settings: Settings) -> AsyncIterator[Server]:
         await stack.enter_async_context(_running(_follow(store, fleet), "routing", broken))
         calls = Calls(settings, receipts)
         management = ManagementFront(settings, fleet, calls, receipts, logs)
-        app = _application(settings, fleet, metrics, management, KontainFront(settings, fleet, calls))
+        lacking = await asyncio.to_thread(lacking_layers, settings.monitor, settings.require_layers)
+        app = _application(settings, fleet, metrics, management, KontainFront(settings, fleet, calls), lacking)
         address = await _listen(app, calls, settings, stack)
         _log.info("listening", host=address[0], port=address[1], data=str(settings.data), pid=os.getpid())
         yield Server(address, fleet, broken)
@@ -184,12 +185,14 @@ class _Connection(web.RequestHandler):
         return response
 
 
-def _application(settings: Settings, fleet: Fleet, metrics: Metrics, management: ManagementFront, kontain: KontainFront) -> web.Application:
+def _application(
+    settings: Settings, fleet: Fleet, metrics: Metrics, management: ManagementFront, kontain: KontainFront, lacking: Sequence[str]
+) -> web.Application:
     async def healthz(request: web.Request) -> web.Response:
         return web.json_response({"alive": True})
 
     async def readyz(request: web.Request) -> web.Response:
-        reasons = not_ready_because(settings, fleet)
+        reasons = not_ready_because(settings, fleet, lacking)
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def page(request: web.Request) -> web.Response:
@@ -247,9 +250,9 @@ async def _expectation(request: web.Request) -> None:
         raise web.HTTPExpectationFailed
 
 
-def not_ready_because(settings: Settings, fleet: Fleet) -> list[str]:
-    """Why calls should not come here yet, for people."""
-    reasons = []
+def not_ready_because(settings: Settings, fleet: Fleet, lacking: Sequence[str]) -> list[str]:
+    """Why calls should not come here yet, for people. `lacking`: of the jail, as found at the start."""
+    reasons = list(lacking)
     if (problem := kvm_problem()) is not None and not settings.runtimes:
         reasons.append(problem)
     if monitor_program(settings.monitor) is None:

@@ -130,6 +130,7 @@ class Ended(Event):
     instance: InstanceId
     call: str | None = None
     isolation: str = "kvm"  # what the call ran in
+    layers: tuple[str, ...] = ()  # of the jail that were in force
     cause: Literal["closed", "exited", "signal", "deadline", "abandoned", "drained", "output", "internal"]
     code: int | None = None
     message: str | None = None
@@ -240,10 +241,12 @@ class Launch:
     log_bytes: int
     output_bytes: int
     snapshot: tuple[Path, int] | None = None
+    cpu_seconds: int | None = None
+    require: tuple[str, ...] = ()
 
     def argv(self) -> list[str]:
         """The command line."""
-        options: dict[str, Path | int] = {
+        options: dict[str, object] = {
             "--bundle": self.bundle,
             "--socket": self.socket,
             "--pool": self.pool,
@@ -252,6 +255,10 @@ class Launch:
             "--log-limit": self.log_bytes,
             "--output-limit": self.output_bytes,
         }
+        if self.cpu_seconds is not None:
+            options["--cpu-limit"] = self.cpu_seconds
+        if self.require:
+            options["--require"] = ",".join(self.require)
         if self.snapshot is not None:
             options["--snapshot"], options["--snapshot-age"] = self.snapshot
         return [*self.program, "serve", *(str(word) for option in options.items() for word in option)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 KVM = Path("/dev/kvm")
 _KVM_GET_API_VERSION = 0xAE00
+_DOCTOR_S = 20.0
 _KVM_API_VERSION = 12  # the only one since Linux 2.6.22
 
 
@@ -31,6 +34,24 @@ def kvm_problem(device: Path = KVM) -> str | None:
     finally:
         os.close(descriptor)
     return None if version == _KVM_API_VERSION else f"{device} speaks version {version} of its API, {_KVM_API_VERSION} is needed"
+
+
+def lacking_layers(program: Path, required: tuple[str, ...]) -> list[str]:
+    """Which of these layers of the jail the monitor finds missing here, each with the reason. Blocking: it is asked."""
+    if not required:
+        return []
+    try:
+        asked = subprocess.run([program, "doctor", "--json"], capture_output=True, timeout=_DOCTOR_S, check=False, stdin=subprocess.DEVNULL)
+        layers = {str(layer["name"]): layer for layer in json.loads(asked.stdout)["layers"]}
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
+        return [f"layers of the jail are required (MAYFLY_REQUIRE_LAYERS), and {program} cannot say which there are: {error}"]
+    found = []
+    for name in required:
+        if name not in layers:
+            found.append(f"MAYFLY_REQUIRE_LAYERS names {name}, which is no layer; there are {', '.join(layers)}")
+        elif not layers[name].get("available"):
+            found.append(f"the layer {name} is required (MAYFLY_REQUIRE_LAYERS) and missing: {layers[name].get('detail')}")
+    return found
 
 
 def monitor_program(program: Path) -> Path | None:

@@ -48,6 +48,17 @@ class Settings(BaseSettings):
         "*", description="Origins that may call functions from a browser: * or one origin; empty: preflights are calls like any other."
     )
 
+    # How held
+    require_layers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Layers of the jail (names of `mayfly-monitor doctor`), separated by commas, without which nothing runs here: the node "
+        "is not ready then, and says which is missing. None: what the machine has is used, and receipts say what that was.",
+    )
+    cpu_seconds: Count | None = Field(
+        None,
+        description="Processor time of one instance, boot included where there is no snapshot; then it is killed. None: only time counts.",
+    )
+
     # How much at a time
     calls: Count = Field(256, description="Calls that run at a time on this node: each is a process with a virtual machine.")
     calls_waiting: Count = Field(1024, description="Calls that wait for a place on the node; more are answered 503.")
@@ -85,9 +96,9 @@ class Settings(BaseSettings):
     def _networks(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("runtimes", mode="before")
+    @field_validator("runtimes", "require_layers", mode="before")
     @classmethod
-    def _runtimes(cls, value: object) -> object:
+    def _words(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("runtimes", mode="after")

@@ -261,6 +261,8 @@ class Revision:
             log_bytes=settings.log_bytes,
             output_bytes=settings.output_bytes,
             snapshot=None if spec.runtime is not None else snapshots.place(settings, self.id),
+            cpu_seconds=settings.cpu_seconds,
+            require=settings.require_layers,
         )
 
     def _told(self, event: Event) -> None:
@@ -306,7 +308,12 @@ class Revision:
 
 
 def _adapter(settings: Settings, runtime: str) -> tuple[str, ...]:
-    """What serves by an OCI runtime. Raises SettingsError where the node does not offer it."""
+    """What serves by an OCI runtime. Raises SettingsError where the node does not offer it, or asks for what no runtime can show."""
+    if settings.require_layers:
+        required = ", ".join(settings.require_layers)
+        raise SettingsError(
+            f"spec.runtime {runtime}: this node requires {required} (MAYFLY_REQUIRE_LAYERS), and those are layers of Mayfly's own monitor"
+        )
     return (sys.executable, "-m", "faas_server.runtimes", "--runtime", runtime, "--program", str(settings.runtime(runtime)))
 
 

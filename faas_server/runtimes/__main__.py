@@ -24,13 +24,14 @@ def main() -> int:
         serve.add_argument(f"--{option}", required=True, type=kind)
     for option in ("pool", "instances", "ready-timeout", "log-limit", "output-limit"):
         serve.add_argument(f"--{option}", required=True, type=int)
+    serve.add_argument("--cpu-limit", type=int)
     given, _ = parser.parse_known_args()  # the monitor has options that mean nothing here
     try:
         spec = FunctionSpec.model_validate_json((given.bundle / "function.json").read_bytes())
     except (OSError, ValidationError) as error:
         print(f"faas_server.runtimes: {given.bundle}: {error}", file=sys.stderr)  # noqa: T201 - the operator's log
         return 2
-    runtime = Runtime(given.runtime, given.program, given.bundle, given.socket.with_suffix(".scratch"))
+    runtime = Runtime(given.runtime, given.program, given.bundle, given.socket.with_suffix(".scratch"), given.cpu_limit)
     adapter = Adapter(
         spec,
         runtime,

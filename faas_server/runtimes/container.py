@@ -35,6 +35,7 @@ class Runtime:
     program: Path
     bundle: Path
     scratch: Path
+    cpu_seconds: int | None = None  # of a container's process, then the kernel ends it
 
     def command(self, *words: str) -> list[str]:
         """A command line of it."""
@@ -75,6 +76,8 @@ class Container:
         config = adapted(json.loads((self._runtime.bundle / "config.json").read_bytes()), kind, self._identity)
         if mounts:
             self._mount(config, mounts)
+        if (limit := self._runtime.cpu_seconds) is not None:
+            config["process"]["rlimits"] = [{"type": "RLIMIT_CPU", "soft": limit, "hard": limit + 1}]
         (self._directory / "config.json").write_text(json.dumps(config))
         self._process = subprocess.Popen(
             self._runtime.command("run", "--bundle", str(self._directory), self._identity),
