@@ -129,8 +129,9 @@ impl Held<'_> {
     }
 
     /// In the child: a VM of its own over the copied memory, and its first vCPU.
-    pub fn make_own(mut self, process: &Process, row: Option<usize>) -> Result<Vcpu, Errno> {
+    pub fn make_own(mut self, process: &Process, row: Option<usize>, parent: i32) -> Result<Vcpu, Errno> {
         self.vcpus.clear();
+        self.sockets.forked(parent);
         self.timers.forked();
         clock::forked();
         if let Some(row) = row {
@@ -456,6 +457,9 @@ impl Process {
 
     /// The guest closed or lost `fd`; call before the host does. Ends the instance if it was the call's connection.
     pub fn closing(&self, fd: i32) {
+        if self.replace_apart(|sockets| _ = sockets.closing(fd)) {
+            return;
+        }
         self.ready.closed(fd);
         if let Some(storage) = &self.storage {
             storage.closing(fd);
@@ -465,6 +469,17 @@ impl Process {
         if ended && self.lets_go() {
             crate::lifecycle::connection_closed(self, fd);
         }
+    }
+
+    /// In the child of a vfork, whose table of descriptors is its own: notes there what becomes of one, and nothing in what it shares
+    /// with its parent. The call does not end with it, since the parent waits.
+    fn replace_apart(&self, note: impl FnOnce(&mut Sockets)) -> bool {
+        let mut sockets = self.lock_sockets();
+        let apart = sockets.is_apart();
+        if apart {
+            note(&mut sockets);
+        }
+        apart
     }
 
     /// This process has no more of the call's connection. True if no other has.
@@ -488,6 +503,9 @@ impl Process {
 
     /// `new` now refers to what `old` does (dup(2) and relatives); what `new` was before has been given to `closing`.
     pub fn duplicated(&self, old: i32, new: i32) {
+        if self.replace_apart(|sockets| sockets.duplicated(old, new)) {
+            return;
+        }
         self.lock_timers().duplicated(old, new);
         self.ready.duplicated(old, new);
         self.lock_sockets().duplicated(old, new);

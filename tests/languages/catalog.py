@@ -150,6 +150,13 @@ def all_programs() -> list[Program]:
         ),
         Program("perl_daemon", "Perl, HTTP::Daemon", (PERL, Files("perl_daemon")), ("/usr/bin/perl", "/app/main.pl")),
         Program(
+            "busybox_httpd",
+            "busybox httpd, CGI",
+            (Debian(("busybox-static",)), Files("busybox_httpd")),
+            ("/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/app"),
+            path="/cgi-bin/call",
+        ),
+        Program(
             "bash_children",
             "bash, child programs",
             (Debian(("bash", "coreutils", "sed", "mawk")), Files("bash_children")),

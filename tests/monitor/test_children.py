@@ -20,6 +20,7 @@ pytestmark = pytest.mark.system
 
 PYTHON = os.path.realpath(sys.executable)
 PREFORK = Path(__file__).parent / "programs" / "prefork.py"
+FORKING = Path(__file__).parent / "programs" / "forking.py"
 # Processes and threads of an instance (src/kin.rs).
 TASKS = 256
 
@@ -88,6 +89,7 @@ def living(pids: set[int]) -> set[int]:
         ("read x; trap 'echo told' USR1; (kill -USR1 $$); wait; ulimit -n", True, b"told\n1024\n"),
         ("read x; sleep 1000 & kill %1; wait %1; echo $?", True, b"143\n"),
         ("set -m; read x; sleep 1000 & kill -KILL -$!; wait $!; echo $?", True, b"137\n"),
+        ("read x; cd /usr/bin; ./readlink /proc/self/exe; exec ./readlink /proc/self/exe", True, b"/usr/bin/readlink\n" * 2),
         # What goes on in the background does not hold the answer back.
         ("read x; sleep 1000 & echo done", True, b"done\n"),
     ],
@@ -102,6 +104,16 @@ def test_a_shell_calls_other_programs(tmp_path: Path, script: str, snapshot: boo
             answer = serve.call(f"c-{number}", b"one\ntwo\n")
             assert (answer.status, answer.body) == (200, output)
         assert serve.ended("c-1")["cause"] == "exited"
+
+
+@pytest.mark.parametrize("kin", ["none", "kin"])
+def test_a_child_of_each_connection_answers(tmp_path: Path, kin: str) -> None:
+    with served(tmp_path, [PYTHON, "-c", FORKING.read_text(), kin], contract="http") as serve:
+        assert (serve.wait_for("ready")["snapshot"] is not None) == (kin == "none")
+        for number in range(3):
+            answer = serve.call(f"c-{number}", path=f"/call-{number}")
+            assert (answer.status, answer.body, answer.whole) == (200, f"/CALL-{number}".encode(), True)
+            assert serve.ended(f"c-{number}")["cause"] == "closed"
 
 
 def test_the_first_process_decides_on_the_answer(tmp_path: Path) -> None:

@@ -17,6 +17,24 @@ def outcome(command: Sequence[str | Path], *, stdin: bytes = b"", cwd: Path | No
     return finished.returncode, finished.stdout, finished.stderr
 
 
+# Says which file it is, and once more as the program that it executes by the same relative path.
+SHOWS_ITSELF = """
+#include <stdio.h>
+#include <unistd.h>
+int main(int count, char **words)
+{
+    char path[4096];
+    long length = readlink("/proc/self/exe", path, sizeof path);
+    printf("%.*s\\n", (int)length, path);
+    fflush(stdout);
+    if (count == 1)
+        return 0;
+    execl(words[0], words[0], (char *)NULL);
+    return 1;
+}
+"""
+
+
 @pytest.mark.parametrize("flags", [("-static", "-O1", "-pthread"), ("-O1", "-pthread"), ("-static-pie", "-O1", "-pthread")])
 def test_signals_and_threads_are_as_natively(monitor: Path, program: Callable[..., Path], flags: tuple[str, ...]) -> None:
     path = program("signals_and_threads", *flags)
@@ -48,6 +66,22 @@ def test_busybox_runs_a_shell_line(monitor: Path) -> None:
 def test_streams_directory_and_status_are_the_shells(monitor: Path, tmp_path: Path) -> None:
     code = "import os, sys; data = sys.stdin.read(); print(os.getcwd(), data); print('e', file=sys.stderr); sys.exit(42)"
     assert outcome([monitor, "run", "/usr/bin/python3", "-c", code], stdin=b"in", cwd=tmp_path) == (42, f"{tmp_path} in\n".encode(), b"e\n")
+
+
+@pytest.mark.parametrize("flags", [("-static",), ()])
+@pytest.mark.parametrize(("directory", "name"), [("inner", "../inner/program"), ("inner", "./program"), (".", "inner/program")])
+def test_a_program_named_by_a_relative_path_knows_its_file(
+    monitor: Path, tmp_path: Path, flags: Sequence[str], directory: str, name: str
+) -> None:
+    """The C library of a static program ends it where the link is no absolute path."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "program.c").write_text(SHOWS_ITSELF)
+    subprocess.run(["gcc", *flags, "-o", str(inner / "program"), str(inner / "program.c")], check=True)
+    command = [name, "first"]
+    expected = f"{inner}/program\n".encode() * 2
+    assert outcome(command, cwd=tmp_path / directory) == (0, expected, b"")
+    assert outcome([monitor, "run", "--", *command], cwd=tmp_path / directory) == (0, expected, b"")
 
 
 @pytest.mark.parametrize(("name", "status"), [("/no/such/program", 127), ("no-such-program", 127), ("/etc/passwd", 126), ("/usr", 126)])

@@ -60,7 +60,7 @@ pub struct Loaded {
     pub stack_pointer: u64,
     /// The auxiliary vector, for /proc/self/auxv.
     pub auxiliary: Vec<u8>,
-    /// The path of the file that runs (an interpreter, for a script).
+    /// The absolute path of the file that runs (an interpreter, for a script).
     pub exe: CString,
     pub args: Vec<CString>,
 }
@@ -135,6 +135,12 @@ pub fn load(
         path = interpreter;
     }
     let name = path.to_string_lossy().into_owned();
+    let exe = if path.to_bytes().starts_with(b"/") {
+        path.clone()
+    } else {
+        // As the kernel shows it, whatever directory it was named from.
+        CString::new(file.shown.name.clone()).unwrap_or_else(|_| path.clone())
+    };
     let program = elf::Image::read(&file.fd, &name)?;
     let base = if program.relocatable { PROGRAM_BASE } else { 0 };
     let mapped = program.map(space, &file, base, &name)?;
@@ -174,7 +180,7 @@ pub fn load(
         entry,
         stack_pointer,
         auxiliary,
-        exe: path,
+        exe,
         args,
     })
 }

@@ -70,8 +70,10 @@ pub struct Sockets {
     came: bool,
     /// Where the connection goes instead when several processes may accept it: (its beginning, its end).
     handover: Option<(OwnedFd, OwnedFd)>,
-    /// Descriptors of the call's connection, with the family that it pretends to be of.
-    calls: HashMap<RawFd, i32>,
+    /// What is known by the numbers of descriptors.
+    own: Numbers,
+    /// The same for children of vfork, by their host pids: they share this memory, but have a table of descriptors each.
+    apart: HashMap<i32, Numbers>,
     /// Keys of the sockets that listen on the function's port.
     called: Vec<String>,
     /// Where the search for a free port goes on; 0 before the first.
@@ -80,7 +82,6 @@ pub struct Sockets {
     pairs: Vec<([u64; 2], i32)>,
     /// Names of unix sockets as the guest gave them, by key.
     names: HashMap<String, UnixName>,
-    options: HashMap<RawFd, Vec<Remembered>>,
     /// The way to the outside, if the function has any.
     pub broker: Option<Arc<Broker>>,
     pub has_resolver: bool,
@@ -88,6 +89,14 @@ pub struct Sockets {
     pub reached: HashSet<SocketAddr>,
     /// Destinations whose refusal was told.
     refused: HashSet<(bool, SocketAddr)>,
+}
+
+/// What is known of the sockets in one table of descriptors.
+#[derive(Clone, Default)]
+struct Numbers {
+    /// Descriptors of the call's connection, with the family that it pretends to be of.
+    calls: HashMap<RawFd, i32>,
+    options: HashMap<RawFd, Vec<Remembered>>,
     /// Sets that watch a TCP socket without a connection, with the events: a connection to the outside takes its place in them.
     watched: HashMap<RawFd, Vec<(RawFd, Event)>>,
 }
@@ -137,7 +146,11 @@ impl PassedSockets {
             handover: self
                 .handover
                 .map(|(beginning, end)| (take_up(beginning), take_up(end))),
-            calls: self.calls.into_iter().collect(),
+            own: Numbers {
+                calls: self.calls.into_iter().collect(),
+                options: self.state.options.iter().cloned().collect(),
+                ..Numbers::default()
+            },
             broker: self.broker.map(|fd| Arc::new(Broker(take_up(fd)))),
             ..Sockets::restore(self.place.take_up(), self.port, &self.state)
         }
@@ -152,23 +165,22 @@ impl Sockets {
             connection: None,
             came: false,
             handover: None,
-            calls: HashMap::new(),
+            own: Numbers::default(),
+            apart: HashMap::new(),
             called: Vec::new(),
             next_port: 0,
             pairs: Vec::new(),
             names: HashMap::new(),
-            options: HashMap::new(),
             broker: None,
             has_resolver: false,
             reached: HashSet::new(),
             refused: HashSet::new(),
-            watched: HashMap::new(),
         }
     }
 
     /// What `fd` is: ENOTSOCK, EBADF.
     pub fn kind(&self, fd: RawFd) -> Result<Kind, Errno> {
-        if let Some(family) = self.calls.get(&fd) {
+        if let Some(family) = self.numbers().calls.get(&fd) {
             return Ok(Kind::Call { family: *family });
         }
         let kind = host::kind(fd)?;
@@ -193,24 +205,68 @@ impl Sockets {
     // ------------------------------------------------------------------ the call
 
     pub fn is_connection(&self, fd: RawFd) -> bool {
-        self.calls.contains_key(&fd)
+        self.numbers().calls.contains_key(&fd)
     }
 
     /// Forgets `fd`; true when it was the last one of the call's connection.
     pub fn closing(&mut self, fd: RawFd) -> bool {
-        self.options.remove(&fd);
-        self.watched.remove(&fd);
-        self.calls.remove(&fd).is_some() && self.calls.is_empty()
+        let numbers = self.numbers_mut();
+        numbers.options.remove(&fd);
+        numbers.watched.remove(&fd);
+        numbers.calls.remove(&fd).is_some() && numbers.calls.is_empty()
     }
 
     pub fn duplicated(&mut self, old: RawFd, new: RawFd) {
-        if let Some(family) = self.calls.get(&old) {
-            self.calls.insert(new, *family);
+        let numbers = self.numbers_mut();
+        if let Some(family) = numbers.calls.get(&old).copied() {
+            numbers.calls.insert(new, family);
         }
-        if let Some(options) = self.options.get(&old) {
-            self.options.insert(new, options.clone());
+        if let Some(options) = numbers.options.get(&old).cloned() {
+            numbers.options.insert(new, options);
         }
     }
+
+    // ------------------------------------------------------------------ children of vfork
+
+    fn numbers(&self) -> &Numbers {
+        if self.apart.is_empty() {
+            return &self.own;
+        }
+        self.apart.get(&sys::process_id()).unwrap_or(&self.own)
+    }
+
+    fn numbers_mut(&mut self) -> &mut Numbers {
+        if self.apart.is_empty() {
+            return &mut self.own;
+        }
+        self.apart.get_mut(&sys::process_id()).unwrap_or(&mut self.own)
+    }
+
+    /// In the child of a vfork, which `parent` made: it begins with a copy of that one's table.
+    pub fn part(&mut self, parent: i32) {
+        let numbers = self.apart.get(&parent).unwrap_or(&self.own).clone();
+        self.apart.insert(sys::process_id(), numbers);
+    }
+
+    /// Whether the caller is the child of a vfork.
+    pub fn is_apart(&self) -> bool {
+        !self.apart.is_empty() && self.apart.contains_key(&sys::process_id())
+    }
+
+    /// The child of a vfork has ended or executed a program.
+    pub fn parted(&mut self, child: i32) {
+        self.apart.remove(&child);
+    }
+
+    /// In the child of a fork, which `parent` made: the table is a copy of that one's.
+    pub fn forked(&mut self, parent: i32) {
+        if let Some(numbers) = self.apart.remove(&parent) {
+            self.own = numbers;
+        }
+        self.apart.clear();
+    }
+
+    // ------------------------------------------------------------------ the call's coming
 
     /// A socket that listens on the function's port has this name.
     pub fn listens(&mut self, key: String) -> Result<(), Errno> {
@@ -263,7 +319,7 @@ impl Sockets {
 
     /// Whether the process has the call's connection open.
     pub fn has_connection(&self) -> bool {
-        !self.calls.is_empty()
+        !self.numbers().calls.is_empty()
     }
 
     /// The monitor's descriptors among them.
@@ -291,7 +347,7 @@ impl Sockets {
     /// What stays of them when the process goes on as another program.
     pub fn pass(&self) -> PassedSockets {
         let stays = |fd: RawFd| sys::closes_on_exec(&fd) == Ok(false);
-        let calls = self.calls.iter().map(|(fd, family)| (*fd, *family));
+        let calls = self.numbers().calls.iter().map(|(fd, family)| (*fd, *family));
         let state = self.state();
         PassedSockets {
             place: self.place.pass(),
@@ -334,7 +390,7 @@ impl Sockets {
     }
 
     pub fn accepted_call(&mut self, fd: RawFd, family: i32) {
-        self.calls.insert(fd, family);
+        self.numbers_mut().calls.insert(fd, family);
     }
 
     // ------------------------------------------------------------------ names
@@ -449,13 +505,13 @@ impl Sockets {
 
     /// Remembers an option without effect.
     pub fn remember(&mut self, fd: RawFd, level: i32, name: i32, value: i32) {
-        let options = self.options.entry(fd).or_default();
+        let options = self.numbers_mut().options.entry(fd).or_default();
         options.retain(|(other_level, other, _)| (*other_level, *other) != (level, name));
         options.push((level, name, value));
     }
 
     pub fn remembered(&self, fd: RawFd, level: i32, name: i32) -> Option<i32> {
-        let found = self.options.get(&fd)?.iter();
+        let found = self.numbers().options.get(&fd)?.iter();
         found
             .filter(|(other_level, other, _)| (*other_level, *other) == (level, name))
             .map(|(.., value)| *value)
@@ -485,7 +541,7 @@ impl Sockets {
         if self.broker.is_none() {
             return;
         }
-        if let Some(sets) = self.watched.get_mut(&fd) {
+        if let Some(sets) = self.numbers_mut().watched.get_mut(&fd) {
             sets.retain(|(other, _)| *other != set);
         }
         if let Some(event) = event
@@ -494,17 +550,21 @@ impl Sockets {
                 ..
             }) = self.kind(fd)
         {
-            self.watched.entry(fd).or_default().push((set, event));
+            self.numbers_mut()
+                .watched
+                .entry(fd)
+                .or_default()
+                .push((set, event));
         }
     }
 
     pub fn take_watched(&mut self, fd: RawFd) -> Vec<(RawFd, Event)> {
-        self.watched.remove(&fd).unwrap_or_default()
+        self.numbers_mut().watched.remove(&fd).unwrap_or_default()
     }
 
     /// What is remembered of `fd`.
     pub fn all_remembered(&self, fd: RawFd) -> Vec<Remembered> {
-        self.options.get(&fd).cloned().unwrap_or_default()
+        self.numbers().options.get(&fd).cloned().unwrap_or_default()
     }
 
     // ------------------------------------------------------------------ snapshots
@@ -533,6 +593,7 @@ impl Sockets {
                 .map(|(key, name)| (key.clone(), name.clone()))
                 .collect(),
             options: self
+                .numbers()
                 .options
                 .iter()
                 .map(|(fd, options)| (*fd, options.clone()))
@@ -544,7 +605,10 @@ impl Sockets {
         Self {
             called: state.called.clone(),
             names: state.names.iter().cloned().collect(),
-            options: state.options.iter().cloned().collect(),
+            own: Numbers {
+                options: state.options.iter().cloned().collect(),
+                ..Numbers::default()
+            },
             ..Self::new(place, port)
         }
     }

@@ -141,7 +141,7 @@ fn copy(task: &mut Task, request: Request, extended: &Extended, row: Option<usiz
     // SAFETY: all locks of this program are held by this thread; the child goes on from here with a copy of them.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        let made = held.make_own(&process, row);
+        let made = held.make_own(&process, row, parent);
         drop(output);
         let Ok(vcpu) = made else {
             lifecycle::end_process(70)
@@ -234,6 +234,7 @@ struct Shared<'a> {
     task: &'a mut Task,
     request: Request,
     row: Option<usize>,
+    parent: i32,
 }
 
 extern "C" fn shared_child(argument: *mut libc::c_void) -> i32 {
@@ -247,6 +248,7 @@ extern "C" fn shared_child(argument: *mut libc::c_void) -> i32 {
         }
     }
     shared.task.vfork_row = shared.row;
+    shared.task.process.lock_sockets().part(shared.parent);
     shared.task.run_shared(shared.request.stack);
     lifecycle::end_process(0)
 }
@@ -258,13 +260,19 @@ fn share(task: &mut Task, request: Request, extended: &Extended, row: Option<usi
     // It shares the memory, but has a table of its own, in the kernel and here: the parent's other threads keep theirs.
     task.own_actions = Some(Box::new(*task.process.lock_actions()));
     host::block_all();
-    let mut shared = Shared { task, request, row };
+    let mut shared = Shared {
+        task,
+        request,
+        row,
+        parent: sys::process_id(),
+    };
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: the child runs on a stack of its own while this thread sleeps; it touches only what it is given and ends with
     // _exit or execve.
     let pid = unsafe { libc::clone(shared_child, stack.top(), flags, (&raw mut shared).cast()) };
     let failure = Errno::last();
     let task = shared.task;
+    task.process.lock_sockets().parted(pid);
     drop(stack);
     task.go_back(kept);
     task.own_actions = None;
