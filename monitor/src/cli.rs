@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lexopt::prelude::{Long, Value, ValueExt};
 
-use crate::{doctor, run, serve};
+use crate::{doctor, run, serve, used_by};
 
 const USAGE: &str = "\
 mayfly-monitor runs programs in KVM virtual machines without a guest kernel.
@@ -17,14 +17,15 @@ Usage:
   mayfly-monitor serve --bundle DIR --socket PATH [--pool N] [--instances M] [--ready-timeout MS] [--log-limit BYTES]
                        [--output-limit BYTES] [--scratch DIR] [--snapshot FILE] [--snapshot-age SECONDS] [--cpu-limit SECONDS]
                        [--require LAYER,…] [--device PATH]
-  mayfly-monitor syscalls [--json]
+  mayfly-monitor syscalls [--json] [--used-by BUNDLE [--ready-timeout MS] [--device PATH]]
   mayfly-monitor doctor [--json] [--device PATH]
   mayfly-monitor --version | --help
 
 run        runs a program of this machine (or of DIR) once, like a shell would: standard streams, working directory,
            environment and exit status are the program's. 125: the monitor failed, 126: not executable, 127: not found
 serve      runs a function's bundle: one fresh virtual machine for each connection to PATH (docs/protocol.md)
-syscalls   prints the table of system calls
+syscalls   prints the table of system calls; with --used-by those that the program of a bundle makes until it is ready and in one
+           call, without network, and which of them are missing; exit status 1 if the program was not ready
 doctor     says whether this machine can run functions, and what to do if not; exit status 0 or 1
 
 Options:
@@ -140,6 +141,7 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
         scratch: PathBuf::new(),
         snapshot: None,
         snapshot_age: None,
+        probe: false,
     };
     while let Some(argument) = parser.next()? {
         match argument {
@@ -166,6 +168,7 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
             Long("require") => options
                 .require
                 .extend(parser.value()?.string()?.split(',').map(str::to_owned)),
+            Long("probe") => options.probe = true,
             Long("snapshot-age") => options.snapshot_age = Some(parser.value()?.parse()?),
             other => return Err(other.unexpected().into()),
         }
@@ -191,13 +194,30 @@ fn doctor(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
 }
 
 fn syscalls(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
-    let mut json = false;
+    let (mut json, mut bundle) = (false, None);
+    let (mut ready_timeout, mut device) = (None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("json") => json = true,
+            Long("used-by") => bundle = Some(PathBuf::from(parser.value()?)),
+            Long("ready-timeout") => ready_timeout = Some(Duration::from_millis(parser.value()?.parse()?)),
+            Long("device") => device = Some(parser.value()?.string()?),
             other => return Err(other.unexpected().into()),
         }
     }
-    crate::syscalls::print_table(json);
-    Ok(ExitCode::SUCCESS)
+    let Some(bundle) = bundle else {
+        if ready_timeout.is_some() || device.is_some() {
+            let message = "syscalls: --ready-timeout and --device go with --used-by BUNDLE";
+            return Err(lexopt::Error::from(message.to_owned()).into());
+        }
+        crate::syscalls::print_table(json);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let options = used_by::Options {
+        bundle,
+        json,
+        ready_timeout: ready_timeout.unwrap_or(Duration::from_secs(30)),
+        device: device.unwrap_or_else(|| "/dev/kvm".to_owned()),
+    };
+    Ok(ExitCode::from(used_by::run(&options)))
 }

@@ -172,6 +172,11 @@ pub enum Event<'a> {
         receipt: &'a Receipt,
         layers: &'a [&'a str],
     },
+    /// The system calls of a child that has ended: number, how often, how often answered by ENOSYS or EPERM.
+    Used {
+        instance: InstanceId,
+        calls: Vec<[u32; 3]>,
+    },
     Warning {
         message: Text,
     },

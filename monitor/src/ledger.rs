@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::control::Cause;
 use crate::errno::{Errno, from_libc};
@@ -30,6 +30,15 @@ const CAUSES: [Cause; 8] = [
 const NO_CODE: i32 = i32::MIN;
 /// System calls kept for the explanation of an abnormal end.
 pub const RECENT: usize = 16;
+/// Numbers of system calls that are counted apart; all above share one more place.
+pub const COUNTED: usize = 512;
+
+/// How often a system call was made, and how often its answer was ENOSYS or EPERM.
+#[repr(C)]
+struct Used {
+    calls: AtomicU32,
+    denied: AtomicU32,
+}
 
 #[repr(C)]
 pub struct Ledger {
@@ -46,6 +55,9 @@ pub struct Ledger {
     listening: AtomicU32,
     message_length: AtomicU32,
     message: [AtomicU8; MESSAGE_MAX],
+    /// Whether `used` is kept: set before the fork, or never.
+    counting: AtomicBool,
+    used: [Used; COUNTED + 1],
     /// The processes of the instance.
     pub kin: Kin,
 }
@@ -111,7 +123,38 @@ impl Ledger {
         let place = self.next_recent.fetch_add(1, Ordering::Relaxed) as usize % RECENT;
         self.results[place].store(RUNNING, Ordering::Relaxed);
         self.recent[place].store(number.saturating_add(1), Ordering::Relaxed);
+        if self.counting.load(Ordering::Relaxed) {
+            self.used(number).calls.fetch_add(1, Ordering::Relaxed);
+        }
         place
+    }
+
+    /// Counts the system calls one by one from now on.
+    pub fn count(&self) {
+        self.counting.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that a call was answered by ENOSYS or EPERM.
+    pub fn denied(&self, number: u32) {
+        if self.counting.load(Ordering::Relaxed) {
+            self.used(number).denied.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn used(&self, number: u32) -> &Used {
+        &self.used[(number as usize).min(COUNTED)]
+    }
+
+    /// The system calls that were made: number, how often, how often denied. Those above `COUNTED` have its number.
+    pub fn counts(&self) -> Vec<[u32; 3]> {
+        (0u32..)
+            .zip(&self.used)
+            .map(|(number, used)| {
+                let [calls, denied] = [&used.calls, &used.denied].map(|count| count.load(Ordering::Relaxed));
+                [number, calls, denied]
+            })
+            .filter(|[_, calls, _]| *calls > 0)
+            .collect()
     }
 
     /// Notes its result, negative for an error.

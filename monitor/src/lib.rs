@@ -31,6 +31,7 @@ mod storage;
 mod sys;
 mod syscalls;
 mod task;
+mod used_by;
 mod vm;
 mod working_set;
 

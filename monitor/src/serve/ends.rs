@@ -45,6 +45,12 @@ impl Parent {
         send_lines(control, &child, &lines)?;
         let checked = self.checked(number, &child, control)?;
         crate::fs::remove_instance(&self.scratch(), &child.id.to_string());
+        if self.counts() && !child.rehearses {
+            control.send(&Event::Used {
+                instance: child.id,
+                calls: child.ledger.counts(),
+            })?;
+        }
         if checked {
             // Said there.
         } else if child.boots {
@@ -78,6 +84,11 @@ impl Parent {
         // SAFETY: the child is dead and removed: nobody uses this ledger any more.
         unsafe { child.ledger.free() };
         Ok(())
+    }
+
+    /// Whether system calls are counted one by one.
+    pub(super) fn counts(&self) -> bool {
+        self.world.as_ref().is_some_and(|world| world.options.probe)
     }
 
     fn rehearses(&self) -> bool {

@@ -32,6 +32,7 @@ use crate::fs::descriptors::raise;
 use crate::fs::{Access, Builder, Namespace};
 use crate::jail::{self, Enclosed, Enclosure};
 use crate::network::place::Place;
+use crate::network::policy::Policy;
 use crate::network::request::Broker;
 use crate::ready::Ready;
 use crate::snapshot::Snapshot;
@@ -42,6 +43,7 @@ use crate::working_set::WorkingSet;
 
 pub use child::set_name;
 pub use parent::serve;
+pub use rehearsal::example;
 
 /// Longest socket path, with its NUL (unix(7)).
 const SOCKET_PATH_MAX: usize = 108;
@@ -120,6 +122,8 @@ pub struct Options {
     /// Where the snapshot is kept for the next `serve`; and after how many seconds it is not used any more.
     pub snapshot: Option<PathBuf>,
     pub snapshot_age: Option<u64>,
+    /// For `used_by`: system calls are counted one by one, and there is no network.
+    pub probe: bool,
 }
 
 impl Options {
@@ -200,6 +204,9 @@ impl World {
     /// Preconditions: one thread, no child yet.
     pub fn open(mut options: Options) -> Result<Self, ServeError> {
         let mut bundle = Bundle::read(&options.bundle)?;
+        if options.probe {
+            bundle.function.network = Policy::default();
+        }
         let device = Arc::new(Device::open(&options.device)?);
         crate::clock::observe();
         let listener = listen(&options.socket)?;

@@ -38,6 +38,9 @@ impl Parent {
             None => None,
         };
         let (ledger, memory) = Ledger::allocate().map_err(stop("ledger"))?;
+        if self.counts() {
+            ledger.count();
+        }
         // SAFETY: this process has one thread, so the child may go on as it was.
         let pid = unsafe { libc::fork() };
         if pid < 0 {

@@ -33,7 +33,7 @@ const GET: &[u8] =
 const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// The example call of a contract.
-pub(super) fn example(contract: Contract) -> &'static [u8] {
+pub fn example(contract: Contract) -> &'static [u8] {
     if contract == Contract::Http { GET } else { POST }
 }
 

@@ -90,7 +90,7 @@ pub const fn entry(
 }
 
 /// Size of the table: numbers at and above are unknown.
-const SIZE: usize = 512;
+const SIZE: usize = crate::ledger::COUNTED;
 
 const AREAS: &[&[Entry]] = &[
     absent::ENTRIES,
@@ -161,8 +161,12 @@ pub fn describe(calls: &[(u32, Option<i64>)]) -> String {
 /// Makes the call that the guest asked for.
 pub fn dispatch(task: &mut Task, number: u64) -> SysResult {
     let ledger = task.process.ledger;
-    let place = ledger.called(u32::try_from(number).unwrap_or(u32::MAX));
+    let known = u32::try_from(number).unwrap_or(u32::MAX);
+    let place = ledger.called(known);
     let result = answer(task, number);
+    if let Err(Errno::NOSYS | Errno::PERM) = result {
+        ledger.denied(known);
+    }
     ledger.returned(
         place,
         match &result {
