@@ -514,12 +514,6 @@ pub const ROWS: &[Row] = &[
         &[int(1, c(libc::SOL_SOCKET))],
         "nothing below the socket",
     ),
-    row(
-        libc::SYS_getsockopt,
-        Phases::EVERY,
-        &[int(1, c(libc::SOL_SOCKET))],
-        "nothing below the socket",
-    ),
     tcp_option!(libc::TCP_NODELAY),
     tcp_option!(libc::TCP_CORK),
     tcp_option!(libc::TCP_QUICKACK),
@@ -527,6 +521,12 @@ pub const ROWS: &[Row] = &[
     tcp_option!(libc::TCP_KEEPINTVL),
     tcp_option!(libc::TCP_KEEPCNT),
     tcp_option!(libc::TCP_USER_TIMEOUT),
+    row(
+        libc::SYS_getsockopt,
+        Phases::EVERY,
+        &[int(1, c(libc::SOL_SOCKET))],
+        "nothing below the socket",
+    ),
     row(
         libc::SYS_getsockopt,
         Phases::GUEST,
