@@ -23,6 +23,7 @@ import structlog
 
 from bundles.errors import BundlesError
 from bundles.revisions import Bundle
+from bundles.runtime_config import NetworkRule
 from faas_server import snapshots
 from faas_server.errors import MonitorFailed, SettingsError
 from faas_server.monitor import Accepted, Checked, Ended, Event, Failed, Launch, Log, Monitor, Parked, Ready, Warned, clear_up, fresh_socket
@@ -252,7 +253,7 @@ class Revision:
     def _launch(self) -> Launch:
         settings, spec = self._settings, self.spec
         return Launch(
-            program=(str(settings.monitor),) if spec.runtime is None else _adapter(settings, spec.runtime),
+            program=(str(settings.monitor),) if spec.runtime is None else _adapter(settings, spec.runtime, spec.network),
             bundle=self.bundle.path,
             socket=self.socket,
             pool=spec.pool,
@@ -307,12 +308,17 @@ class Revision:
             self._listener.changed(self)
 
 
-def _adapter(settings: Settings, runtime: str) -> tuple[str, ...]:
-    """What serves by an OCI runtime. Raises SettingsError where the node does not offer it, or asks for what no runtime can show."""
+def _adapter(settings: Settings, runtime: str, network: tuple[NetworkRule, ...]) -> tuple[str, ...]:
+    """What serves by an OCI runtime. Raises SettingsError where the node does not offer it, or where more is asked for than it can do."""
     if settings.require_layers:
         required = ", ".join(settings.require_layers)
         raise SettingsError(
             f"spec.runtime {runtime}: this node requires {required} (MAYFLY_REQUIRE_LAYERS), and those are layers of Mayfly's own monitor"
+        )
+    if network:
+        raise SettingsError(
+            f"spec.runtime {runtime}: its containers have no network, so spec.network.allow must be empty; "
+            "a function that connects to the outside needs Mayfly's own monitor: leave spec.runtime out"
         )
     return (sys.executable, "-m", "faas_server.runtimes", "--runtime", runtime, "--program", str(settings.runtime(runtime)))
 

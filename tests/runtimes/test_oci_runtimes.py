@@ -10,7 +10,7 @@ import secrets
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,19 @@ def test_calls_in_flight_end_before_it_drains(start: Callable[..., Any]) -> None
 @pytest.mark.parametrize(("offered", "said"), [("", "this node offers none"), ("crun", "this node offers crun")])
 def test_a_runtime_that_the_operator_does_not_offer_is_refused_by_name(tmp_path: Path, root: Path, offered: str, said: str) -> None:
     _deploy(tmp_path, root, "runc")
-    node = Node(tmp_path, scripted_monitor(tmp_path), {"runtimes": offered})
+    assert said in _refusal(tmp_path, offered)
+
+
+def test_a_network_that_a_runtime_cannot_give_is_refused_by_name(tmp_path: Path, root: Path) -> None:
+    _deploy(tmp_path, root, "runc", network=[{"cidr": "10.0.0.0/8", "ports": [[443, 443]]}])
+    said = _refusal(tmp_path, "runc")
+    assert "spec.network.allow must be empty" in said
+    assert "leave spec.runtime out" in said
+
+
+def _refusal(data: Path, offered: str) -> str:
+    """What a node that offers some runtimes says against the function that asks for runc."""
+    node = Node(data, scripted_monitor(data), {"runtimes": offered})
     try:
         status = wait_for(lambda: node.status("function"), "the function is known")
         problem = wait_for(
@@ -177,7 +189,7 @@ def test_a_runtime_that_the_operator_does_not_offer_is_refused_by_name(tmp_path:
         )
         assert problem["reason"] == "runtime"
         assert "spec.runtime runc" in problem["message"]
-        assert said in problem["message"]
+        return str(problem["message"])
     finally:
         node.kill()
 
@@ -195,14 +207,14 @@ def test_a_node_serves_a_function_by_the_runtime_it_asks_for(tmp_path: Path, roo
         node.kill()
 
 
-def _deploy(data: Path, root: Path, runtime: str) -> None:
+def _deploy(data: Path, root: Path, runtime: str, network: Sequence[object] = ()) -> None:
     """A bundle as bundles.revisions lays it out."""
     revision = "0123456789abcdef"
     unpacked = data / "bundles/unpacked" / f"sha256-{'0' * 64}"
     unpacked.mkdir(parents=True)
     (unpacked / "rootfs").symlink_to(root)
     bundle = data / "bundles/revisions/default/function" / revision
-    make_bundle(bundle, root, ["/server"], name="function", runtime=runtime, revision=revision)
+    make_bundle(bundle, root, ["/server"], name="function", runtime=runtime, revision=revision, network=list(network))
     deployment = Deployment(namespace="default", name="function", reference="oci:test", command=("/server",), port=8080)
     (bundle / "config.json").write_text(json.dumps(runtime_config(IMAGE, deployment, root)))
     (bundle.parent / "current").symlink_to(revision)

@@ -461,15 +461,16 @@ impl Sockets {
     }
 
     /// The address that a socket inside the instance has, as the guest is told.
-    pub fn local(fd: RawFd, family: i32) -> SocketAddr {
+    pub fn local(&self, fd: RawFd, family: i32) -> SocketAddr {
         let found = Self::key_of(&host::local(fd)).and_then(|key| keys::address(&key));
         let any = super::address::unspecified(family);
         let Some(address) = found else { return any };
-        match Self::key_of(&host::peer(fd)).and_then(|key| keys::address(&key)) {
+        let peer = Self::key_of(&host::peer(fd)).and_then(|key| keys::address(&key));
+        let to = peer.map(|peer| super::address::unspecified_like(peer.ip()));
+        match to.or_else(|| self.nobody(fd).map(super::address::unspecified)) {
             // Connected: "any" has become the address of the side where the peer is.
-            Some(peer) if address.ip().is_unspecified() => {
-                let seen = keys::destination(super::address::unspecified_like(peer.ip()));
-                SocketAddr::new(seen.ip(), address.port())
+            Some(side) if address.ip().is_unspecified() => {
+                SocketAddr::new(keys::destination(side).ip(), address.port())
             }
             _ => address,
         }
@@ -518,15 +519,23 @@ impl Sockets {
             .next()
     }
 
-    /// A UDP socket was connected to a port that nobody has.
-    pub fn connected_to_nobody(&mut self, fd: RawFd) {
+    /// A UDP socket was connected to a port that nobody has, of an address of this family.
+    pub fn connected_to_nobody(&mut self, fd: RawFd, family: i32) {
         let (level, name) = NOBODY;
-        self.remember(fd, level, name, 1);
+        self.remember(fd, level, name, family);
     }
 
-    pub fn is_connected_to_nobody(&self, fd: RawFd) -> bool {
+    /// A UDP socket has another peer, or none.
+    pub fn connected_anew(&mut self, fd: RawFd) {
+        if let Some(options) = self.own.options.get_mut(&fd) {
+            options.retain(|(level, name, _)| (*level, *name) != NOBODY);
+        }
+    }
+
+    /// The family of the address with nobody behind it that a UDP socket was connected to.
+    pub fn nobody(&self, fd: RawFd) -> Option<i32> {
         let (level, name) = NOBODY;
-        self.remembered(fd, level, name).is_some()
+        self.remembered(fd, level, name)
     }
 
     // ------------------------------------------------------------------ the outside

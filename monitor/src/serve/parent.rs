@@ -208,8 +208,7 @@ impl Parent {
         let raised = |fd: &OwnedFd| -> Result<OwnedFd, Errno> { raise(fd.try_clone()?) };
         let listener = raised(&world.listener).map_err(host_error("listener"))?;
         let options = &world.options;
-        let mut own = vec![commands, events, epoll.as_raw_fd(), listener.as_raw_fd()];
-        own.extend(world.enclosed.init.iter().map(|init| init.life.as_raw_fd()));
+        let own = vec![commands, events, epoll.as_raw_fd(), listener.as_raw_fd()];
         let parent = Self {
             own,
             listener,

@@ -58,6 +58,8 @@ impl Parent {
                 crate::lifecycle::end_process(70)
             };
             world.broker = broker;
+            // Its descriptor is closed here, not when the world goes: then the number may be the guest's.
+            drop(world.enclosed.init.take().map(|init| init.life));
             let setup = Setup {
                 name: id.to_string(),
                 channel: child_channel,

@@ -341,12 +341,9 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
             Ok(result)
         }
         libc::F_GETLEASE => forward(0).map(|_| register(libc::F_UNLCK)),
-        libc::F_SETLEASE => Err(Errno::ACCES),
-        _ => Err(if descriptors::is_open(number) {
-            Errno::INVAL
-        } else {
-            Errno::BADF
-        }),
+        // A descriptor that is only a path knows few commands, so even of these it says that it is none.
+        libc::F_SETLEASE => Err(descriptors::open_file(number).err().unwrap_or(Errno::ACCES)),
+        _ => Err(descriptors::open_file(number).err().unwrap_or(Errno::INVAL)),
     }
 }
 

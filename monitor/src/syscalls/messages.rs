@@ -1,6 +1,8 @@
 //! Sending and receiving on sockets: every header, address and control message is copied, every buffer becomes pieces.
 #![allow(unsafe_code)]
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Args;
@@ -162,7 +164,7 @@ fn send_datagram(task: &Task, fd: i32, addresses: &[Vec<u8>], pieces: &Pieces, f
                 return Ok(length);
             }
             Err(Errno::NOTCONN) => {
-                let nobody = task.process.lock_sockets().is_connected_to_nobody(fd);
+                let nobody = task.process.lock_sockets().nobody(fd).is_some();
                 return Err(if nobody {
                     Errno::CONNREFUSED
                 } else {
@@ -189,6 +191,15 @@ pub fn sendto(task: &mut Task, [fd, buffer, length, flags, to, to_length]: Args)
     result
 }
 
+/// Where a datagram from a socket of this name comes from, for a receiver of a family: a socket of all IPv6 addresses sends from the
+/// IPv4 one, too.
+fn seen_from(family: i32, from: SocketAddr) -> SocketAddr {
+    if family == libc::AF_INET && from.is_ipv6() && from.ip().is_unspecified() {
+        return (Ipv4Addr::LOCALHOST, from.port()).into();
+    }
+    keys::destination(from)
+}
+
 /// The address of a message that was received, as the guest knows it.
 fn sender(task: &Task, fd: i32, raw: &[u8]) -> Vec<u8> {
     let sockets = task.process.lock_sockets();
@@ -199,7 +210,7 @@ fn sender(task: &Task, fd: i32, raw: &[u8]) -> Vec<u8> {
         }) => Place::key(raw)
             .and_then(keys::address)
             .map_or_else(Vec::new, |from| {
-                address::inet_bytes(family, keys::destination(from))
+                address::inet_bytes(family, seen_from(family, from))
             }),
         Ok(Kind::Unix { .. }) if raw.len() > 2 => address::unix_bytes(&sockets.unix_name(raw)),
         // A stream has no address.

@@ -433,7 +433,11 @@ fn connect(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
         Kind::Inside {
             kind: libc::SOCK_DGRAM,
             ..
-        } if wanted == libc::AF_UNSPEC => disconnect(fd),
+        } if wanted == libc::AF_UNSPEC => {
+            disconnect(fd)?;
+            task.process.lock_sockets().connected_anew(fd);
+            Ok(0)
+        }
         Kind::Inside { family, kind } => {
             if wanted != family && !(family == INET6 && wanted == INET) {
                 return Err(Errno::AFNOSUPPORT);
@@ -450,7 +454,7 @@ fn connect(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
             } else if outside::is_resolver(destination) {
                 outside::ensure_resolver(task)?;
             }
-            connect_inside(task, fd, kind, destination)
+            connect_inside(task, fd, (family, kind), destination)
         }
         Kind::Unix {
             kind: libc::SOCK_DGRAM,
@@ -471,18 +475,26 @@ fn disconnect(fd: RawFd) -> SysResult {
 }
 
 /// Connects to a name in the private directory: a port inside the instance, or what stands there for one outside. A listening socket always has room, so nothing waits.
-fn connect_inside(task: &Task, fd: RawFd, kind: i32, destination: std::net::SocketAddr) -> SysResult {
+fn connect_inside(
+    task: &Task,
+    fd: RawFd,
+    (family, kind): (i32, i32),
+    destination: std::net::SocketAddr,
+) -> SysResult {
+    let protocol = Protocol::of_type(kind);
     let mut sockets = task.process.lock_sockets();
     let bound_here = host::local(fd)?.len() <= 2;
     if bound_here {
-        let own = if keys::is_inside(destination.ip()) {
+        let own = if protocol == Protocol::Udp {
+            // Any address: the peer decides which one it is, and there may be another peer later, of the other family.
+            address::unspecified(family)
+        } else if keys::is_inside(destination.ip()) {
             keys::destination(address::unspecified_like(destination.ip()))
         } else {
             address::unspecified_like(destination.ip())
         };
         sockets.bind(fd, kind, own)?;
     }
-    let protocol = Protocol::of_type(kind);
     let mut result = Err(Errno::CONNREFUSED);
     for key in keys::answering(protocol, destination) {
         result = sockets.place.connect(fd, &key);
@@ -501,7 +513,14 @@ fn connect_inside(task: &Task, fd: RawFd, kind: i32, destination: std::net::Sock
     match result {
         // UDP knows only when it sends.
         Err(Errno::CONNREFUSED | Errno::PERM) if protocol == Protocol::Udp => {
-            task.process.lock_sockets().connected_to_nobody(fd);
+            // Whoever was its peer before is not any more.
+            disconnect(fd)?;
+            let family = if destination.is_ipv6() { INET6 } else { INET };
+            task.process.lock_sockets().connected_to_nobody(fd, family);
+            Ok(0)
+        }
+        Ok(()) if protocol == Protocol::Udp => {
+            task.process.lock_sockets().connected_anew(fd);
             Ok(0)
         }
         Err(Errno::INVAL) if host::is_listening(fd) => Err(Errno::ISCONN),
@@ -518,7 +537,7 @@ fn getsockname(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
             let own = (std::net::Ipv4Addr::LOCALHOST, sockets.port.unwrap_or(0)).into();
             address::inet_bytes(family, own)
         }
-        Kind::Inside { family, .. } => address::inet_bytes(family, Sockets::local(fd, family)),
+        Kind::Inside { family, .. } => address::inet_bytes(family, sockets.local(fd, family)),
         Kind::Outside { family } => outside::shown(family, &host::local(fd)?)?,
         Kind::Unix { .. } => address::unix_bytes(&sockets.unix_name(&host::local(fd)?)),
     };

@@ -191,6 +191,14 @@ CASE(a_path_descriptor_is_no_open_file) {
     FAILS(EBADF, read(fd, &byte, 1));
     FAILS(EBADF, fcntl(fd, F_SETFL, O_APPEND));
     FAILS(EBADF, ioctl(fd, FIONREAD, &byte));
+    FAILS(EBADF, fcntl(fd, 4711));
+    FAILS(EBADF, fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL));
+    FAILS(EBADF, fcntl(fd, F_GET_SEALS));
+    FAILS(EBADF, fcntl(fd, F_SETLEASE, F_RDLCK));
+    int whole = DO(open("file", O_RDONLY));
+    FAILS(EINVAL, fcntl(whole, 4711));
+    close(whole);
+    FAILS(EBADF, fcntl(whole, 4711));
     CHECK(fcntl(fd, F_GETFL) == O_PATH || (fcntl(fd, F_GETFL) & O_PATH));
 }
 

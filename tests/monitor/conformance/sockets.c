@@ -618,3 +618,85 @@ CASE(unknown_families_and_types_are_refused) {
     FAILS(EINVAL, socket(AF_INET, SOCK_STREAM | 0x100, 0));
     FAILS(ESOCKTNOSUPPORT, socket(AF_UNIX, SOCK_RDM, 0));
 }
+
+static void has_address(int fd, const char *ip) {
+    In6 address;
+    socklen_t length = sizeof address;
+    char text[INET6_ADDRSTRLEN];
+    DO(getsockname(fd, (struct sockaddr *)&address, &length));
+    if (address.sin6_family == AF_INET6)
+        inet_ntop(AF_INET6, &address.sin6_addr, text, sizeof text);
+    else
+        inet_ntop(AF_INET, &((In *)&address)->sin_addr, text, sizeof text);
+    if (strcmp(text, ip) != 0) TEXT("FAILED %s, not %s", text, ip);
+    TEXT("%s", text);
+}
+
+// What getaddrinfo does to sort addresses: one socket, and a peer of either family after the other. Nobody is there.
+CASE(the_address_that_connect_chose_goes_with_the_peer) {
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    In6 six = in6("::1", 9), any6 = in6("::", 9);
+    In four = in("127.0.0.1", 9), any4 = in("0.0.0.0", 9);
+    int fd = DO(socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_IP));
+    has_address(fd, "::");
+    for (int i = 0; i < 2; i++) {
+        CHECK(CONNECT(fd, six) == 0);
+        has_address(fd, "::1");
+        CHECK(CONNECT(fd, none) == 0);
+        has_address(fd, "::");
+        CHECK(CONNECT(fd, four) == 0);
+        has_address(fd, "::ffff:127.0.0.1");
+        CHECK(CONNECT(fd, none) == 0);
+        CHECK(CONNECT(fd, any6) == 0);
+        has_address(fd, "::1");
+        CHECK(CONNECT(fd, none) == 0);
+        CHECK(CONNECT(fd, any4) == 0);
+        has_address(fd, "::ffff:127.0.0.1");
+        CHECK(CONNECT(fd, none) == 0);
+    }
+    int other = DO(socket(AF_INET, SOCK_DGRAM, 0));
+    CHECK(CONNECT(other, four) == 0);
+    has_address(other, "127.0.0.1");
+    CHECK(CONNECT(other, none) == 0);
+    has_address(other, "0.0.0.0");
+}
+
+CASE(the_address_that_bind_gave_stays_without_a_peer) {
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    int port, one = udp(&port);
+    In to = in("127.0.0.1", port), own = in("127.0.0.1", 0);
+    int fd = DO(socket(AF_INET, SOCK_DGRAM, 0));
+    CHECK(BIND(fd, own) == 0);
+    CHECK(CONNECT(fd, to) == 0 && CONNECT(fd, none) == 0);
+    has_address(fd, "127.0.0.1");
+    FAILS(EDESTADDRREQ, send(fd, "x", 1, 0));
+    CHECK(CONNECT(fd, to) == 0 && send(fd, "x", 1, 0) == 1);
+    char text[4];
+    CHECK(recv(one, text, 4, 0) == 1);
+}
+
+CASE(one_ipv6_socket_sends_to_both_families) {
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    int port, one = udp(&port);
+    In to = in("127.0.0.1", port), from;
+    In6 mapped = in6("::ffff:127.0.0.1", port), six = in6("::1", 0);
+    int two = DO(socket(AF_INET6, SOCK_DGRAM, 0)), fd = DO(socket(AF_INET6, SOCK_DGRAM, 0));
+    CHECK(BIND(two, six) == 0);
+    six = in6("::1", port_of(two));
+    char text[8], ip[INET_ADDRSTRLEN];
+    socklen_t length = sizeof from;
+    CHECK(CONNECT(fd, six) == 0 && send(fd, "six", 3, 0) == 3);
+    CHECK(recv(two, text, 8, 0) == 3 && !memcmp(text, "six", 3));
+    CHECK(CONNECT(fd, none) == 0);
+    CHECK(CONNECT(fd, to) == 0 && send(fd, "four", 4, 0) == 4);
+    CHECK(recvfrom(one, text, 8, 0, (void *)&from, &length) == 4 && !memcmp(text, "four", 4));
+    CHECK(from.sin_family == AF_INET && ntohs(from.sin_port) == port_of(fd));
+    TEXT("%s", inet_ntop(AF_INET, &from.sin_addr, ip, sizeof ip));
+    CHECK(sendto(one, "back", 4, 0, (void *)&from, sizeof from) == 4);
+    CHECK(recv(fd, text, 8, 0) == 4 && !memcmp(text, "back", 4));
+    CHECK(CONNECT(fd, none) == 0);
+    CHECK(sendto(fd, "again", 5, 0, (void *)&mapped, sizeof mapped) == 5);
+    length = sizeof from;
+    CHECK(recvfrom(one, text, 8, 0, (void *)&from, &length) == 5);
+    TEXT("%s", inet_ntop(AF_INET, &from.sin_addr, ip, sizeof ip));
+}

@@ -6,7 +6,7 @@ use HTTP::Response;
 use JSON::PP;
 
 my $calls  = 0;
-my $daemon = HTTP::Daemon->new( LocalAddr => '0.0.0.0', LocalPort => $ENV{PORT}, ReuseAddr => 1 ) or die "cannot listen: $!";
+my $daemon = HTTP::Daemon->new( LocalPort => $ENV{PORT}, ReuseAddr => 1 ) or die "cannot listen: $!";
 while ( my $client = $daemon->accept ) {
     while ( my $request = $client->get_request ) {
         $calls++;

@@ -4,7 +4,7 @@ require "securerandom"
 require "webrick"
 
 calls = 0
-server = WEBrick::HTTPServer.new(BindAddress: "0.0.0.0", Port: Integer(ENV.fetch("PORT")))
+server = WEBrick::HTTPServer.new(Port: Integer(ENV.fetch("PORT")))
 server.mount_proc("/") do |request, response|
   calls += 1
   asked = JSON.parse(request.body)
