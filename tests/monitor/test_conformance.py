@@ -143,7 +143,7 @@ def test_what_is_not_the_functions_is_not_there(image: Path, tmp_path: Path) -> 
     assert not leaks
     shown = dict(line.split(": ", 1) for line in lines)
     assert shown["memory"] == str(256 << 20)
-    assert shown["mounts"].split() == ["/", "/dev", "/dev/shm", "/proc", "/sys", "/sys/fs/cgroup", "/tmp"]
+    assert shown["mounts"].split() == ["/", "/dev", "/dev/shm", "/etc/hosts", "/proc", "/sys", "/sys/fs/cgroup", "/tmp"]
     assert int(shown["processors"]) >= 1
 
 
