@@ -285,5 +285,7 @@ def test_threads_end(node: Node) -> None:
     assert got < 10_000
 
 
-def test_processes_are_not_there(node: Node) -> None:
-    assert taken(node, "processes") == (0, 38)  # ENOSYS
+def test_processes_end(node: Node) -> None:
+    got, error = taken(node, "processes")
+    assert error in {11, 12}  # EAGAIN; ENOMEM: they count together, whichever comes first
+    assert 0 < got < 256
