@@ -22,6 +22,7 @@ from bundles.runtime_config import FunctionSpec
 from faas_server.runtimes.container import Container, End, Runtime
 from faas_server.runtimes.control import TEXT_BYTES, Log, say
 from faas_server.runtimes.exchange import FRAMING, Gone, Late, Request, receive, respond
+from faas_server.runtimes.waiting import readable
 
 ENVELOPE = re.compile(rb"MAYFLY/1 ([A-Za-z0-9._-]{1,64}) ([0-9]{1,12}) ([!-~]{1,128})\n")
 _ENVELOPE_BYTES = 512
@@ -112,9 +113,7 @@ class Call:
         return found[1].decode(), int(found[2]) / 1000
 
     def _await(self, connection: socket.socket) -> None:
-        waiting = select.poll()
-        waiting.register(connection, select.POLLIN)
-        if not waiting.poll(max(0.0, self._until - time.monotonic()) * 1000):
+        if not readable(connection, self._until - time.monotonic()):
             raise Gone("the envelope came too late")
 
     def _serve(self, log: Log) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -21,6 +20,7 @@ from typing import IO, Any, cast
 
 from faas_server.runtimes import isolating
 from faas_server.runtimes.flavors import adapted, flavor, hides_unified
+from faas_server.runtimes.waiting import readable
 
 _ADMIN_S = 10.0  # that a runtime gets to kill or delete a container
 _CONNECT_S = 0.25  # of one attempt over a loopback
@@ -122,7 +122,7 @@ class Container:
     @property
     def running(self) -> bool:
         """The program has not ended."""
-        return not _readable(self._pidfd, 0)
+        return not readable(self._pidfd, 0)
 
     @property
     def _running(self) -> subprocess.Popen[bytes]:
@@ -147,7 +147,7 @@ class Container:
 
     def wait(self, seconds: float) -> End | None:
         """How the program ended; None if it has not within `seconds`."""
-        if self._end is None and _readable(self._pidfd, seconds):
+        if self._end is None and readable(self._pidfd, seconds):
             self._end = _reaped(self._running)
         return self._end
 
@@ -176,12 +176,6 @@ class Container:
                 timeout=_ADMIN_S,
                 check=False,
             )
-
-
-def _readable(descriptor: int, seconds: float) -> bool:
-    watched = select.poll()
-    watched.register(descriptor, select.POLLIN)
-    return bool(watched.poll(seconds * 1000))
 
 
 def _reaped(process: subprocess.Popen[bytes]) -> End:

@@ -6,13 +6,14 @@ sound request ends the call.
 
 from __future__ import annotations
 
-import select
 import socket
 import time
 from http import HTTPStatus
 from typing import IO
 
 import httptools
+
+from faas_server.runtimes.waiting import readable
 
 HEAD_BYTES = 128 << 10
 _PIECE = 64 << 10
@@ -82,9 +83,7 @@ class Request:
 
 def receive(connection: socket.socket, until: float) -> bytes:
     """The next bytes, empty at the end. Raises Late at `until` (monotonic seconds)."""
-    waiting = select.poll()
-    waiting.register(connection, select.POLLIN)
-    if not waiting.poll(max(0.0, until - time.monotonic()) * 1000):
+    if not readable(connection, until - time.monotonic()):
         raise Late
     try:
         return connection.recv(_PIECE)

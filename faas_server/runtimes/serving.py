@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import select
 import shutil
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from faas_server.runtimes.calling import Call
 from faas_server.runtimes.container import Container, Runtime
 from faas_server.runtimes.control import TEXT_BYTES, say
 from faas_server.runtimes.flavors import flavor, version
+from faas_server.runtimes.waiting import readable
 
 _BACKLOG = 1024
 _OUTPUT_BYTES = 16 << 10  # of what a program said that did not get ready
@@ -38,7 +38,6 @@ class Adapter:
         self._places = threading.Semaphore(instances)
         self._calls: dict[threading.Thread, Call] = {}
         self._changing = threading.Lock()
-        self._draining = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
 
     def run(self) -> int:
@@ -59,7 +58,6 @@ class Adapter:
 
     def drain(self) -> None:
         """Accepts no more; `run` returns when the last call has ended."""
-        self._draining.set()
         with contextlib.suppress(OSError):  # it does not listen yet
             self._listener.shutdown(socket.SHUT_RDWR)
 
@@ -165,8 +163,6 @@ class Adapter:
 def _said(container: Container) -> str:
     output = b""
     for stream in (container.stdout, container.stderr):
-        waiting = select.poll()
-        waiting.register(stream, select.POLLIN)
-        if waiting.poll(0):
+        if readable(stream, 0):
             output += os.read(stream.fileno(), _OUTPUT_BYTES)
     return output[-_OUTPUT_BYTES:].decode("utf-8", "replace")
