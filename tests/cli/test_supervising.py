@@ -138,20 +138,24 @@ async def test_stopping_ends_a_pause_and_starts_nothing(watching: Watching, plan
     assert len(watched.said("one")) == 3
 
 
-async def test_stopping_lets_planes_finish(watching: Watching, plane: Make) -> None:
+async def test_stopping_lets_planes_finish(watching: Watching, plane: Make, tmp_path: Path) -> None:
     body = """
     def finish(*_):
         print('finishing', flush=True)
-        time.sleep(0.3)
+        while not os.path.exists(sys.argv[1]):
+            time.sleep(0.002)
         print('finished', flush=True)
         sys.exit(0)
     signal.signal(signal.SIGTERM, finish)
     print('serving', flush=True)
     time.sleep(1000)
     """
-    watched = watching(plane("one", body))
+    watched = watching(plane("one", body, str(tmp_path / "go")))
     await watched.until(lambda: len(watched.said("one")) == 2)
     watched.supervisor.stop()
+    await watched.until(lambda: len(watched.said("one")) == 3)
+    assert not watched.task.done()
+    (tmp_path / "go").touch()
     await asyncio.wait_for(watched.task, PATIENCE)
     assert watched.said("one")[1:] == ["serving", "finishing", "finished"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from faas_downloader import Downloader, Settings
 from faas_resources import Image, ImageSpec, Metadata, Truth
 from faas_resources.store import EventType
 from faas_resources.store.directory import DirectoryStore
-from tests.support.registry import Registry, running_registry
 
 QUICK: dict[str, Any] = {
     "poll_interval": 0.2,
@@ -128,17 +127,3 @@ async def start(node: Node) -> AsyncIterator[Start]:
             return await stack.enter_async_context(running_downloader(node, **settings))
 
         yield begin
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry that anybody may use; tests use names of their own in it."""
-    with running_registry(tmp_path_factory.mktemp("registry")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry that wants basic auth."""
-    with running_registry(tmp_path_factory.mktemp("private"), ("bob", "correct horse")) as running:
-        yield running

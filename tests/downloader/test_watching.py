@@ -10,6 +10,12 @@ from functools import partial
 from faas_downloader.watching import Queues
 
 
+async def turns() -> None:
+    """So many turns of the loop that every task has come to where it waits."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 class Work:
     """A handler that tells what it does, and waits where it is told to."""
 
@@ -33,7 +39,7 @@ class Work:
             await self.gate.wait()
             self.ended.append((key, item))
         except asyncio.CancelledError:
-            await asyncio.sleep(0.01)  # work takes a while to end
+            await turns()  # work takes a while to end
             self.cancelled.append((key, item))
             raise
         finally:
@@ -90,7 +96,7 @@ async def test_state_that_came_while_waiting_for_a_place_is_the_one_worked_on() 
     queues.put("a", 0)
     await until(lambda: work.began)
     queues.put("b", 1)
-    await asyncio.sleep(0.01)
+    await turns()
     queues.put("b", 2)
     work.gate.set()
     await until(lambda: len(work.ended) == 2)
@@ -127,17 +133,18 @@ async def test_close_ends_work_and_says_when_it_could_not() -> None:
     assert await queues.close(1)
     assert work.cancelled == [("a", 0)]
 
-    stubborn = asyncio.Event()
+    began, stubborn = asyncio.Event(), asyncio.Event()
 
     async def handle(key: str, item: int) -> None:
+        began.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.Future()
         finally:
             await stubborn.wait()
 
     other: Queues[str, int] = Queues(handle, parallel=1, idle=1)
     other.put("a", 0)
-    await asyncio.sleep(0.01)
+    await began.wait()
     assert not await other.close(0.05)
     stubborn.set()
     await until(lambda: other.workers == 0)

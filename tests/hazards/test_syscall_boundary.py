@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cases import MONITOR_TESTS, Shown, cases_in, judge, runs
-from tests.support.compiling import compiled
+from tests.support.cases import Shown, cases_in, judge, shown_once
+from tests.support.compiling import SHARED, compiled, programs_of
 from tests.support.serving import MONITOR, Event, Serve, make_bundle
 
 pytestmark = pytest.mark.system
@@ -28,22 +28,14 @@ RACES = int(os.environ.get("MAYFLY_TEST_RACES", "4000"))
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Builds programs/<name>.c once."""
-    directory = tmp_path_factory.mktemp("programs")
-
-    def build(name: str) -> Path:
-        path = directory / name
-        if not path.exists():
-            compiled(path, (PROGRAMS / f"{name}.c").read_text(), f"-I{MONITOR_TESTS / 'programs'}", "-static", "-O1", "-pthread")
-        return path
-
-    return build
+def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Builds programs/<name>.c."""
+    return programs_of(PROGRAMS, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def boundary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shown]:
-    return runs(BOUNDARY, MONITOR, tmp_path_factory.mktemp("boundary"))
+    return shown_once(BOUNDARY, MONITOR, tmp_path_factory)
 
 
 @pytest.mark.parametrize("case", cases_in(BOUNDARY))
@@ -110,7 +102,7 @@ def test_policy_gaps_a_read_only_file_is_not_truncated_and_statx_tells_nothing(t
             return 0;
         }}
         """,
-        f"-I{MONITOR_TESTS / 'programs'}",
+        f"-I{SHARED}",
         "-static",
     )
     function = Function(path, tmp_path)
@@ -126,25 +118,25 @@ def test_policy_gaps_a_read_only_file_is_not_truncated_and_statx_tells_nothing(t
     assert not (function.root / "etc" / "new").exists()
 
 
-def test_a_guest_that_writes_the_monitors_tables_meets_faults(program: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_guest_that_writes_the_monitors_tables_meets_faults(program: Callable[..., Path], tmp_path: Path) -> None:
     lines = Function(program("tables"), tmp_path, "write").run()
     assert lines == ["13 of 13 stores met a fault"]
 
 
-def test_a_guest_cannot_unmap_or_change_the_monitors_tables(program: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_guest_cannot_unmap_or_change_the_monitors_tables(program: Callable[..., Path], tmp_path: Path) -> None:
     lines = Function(program("tables"), tmp_path, "change").run()
     assert lines == ["65 of 65 changes were refused"]
 
 
 @pytest.mark.parametrize("where", ["0x23000", "0x23001", "0x23002", "0x23100", "0x23104", "0x40000", "0x20000"])
-def test_a_guest_that_runs_the_stub_harms_only_itself(program: Callable[[str], Path], tmp_path: Path, where: str) -> None:
+def test_a_guest_that_runs_the_stub_harms_only_itself(program: Callable[..., Path], tmp_path: Path, where: str) -> None:
     function = Function(program("tables"), tmp_path, "jump", where)
     lines = function.run(ready_ms=5000)
     assert lines[0] == "jumps"
     assert function.failed["message"], "the end is told with its reason"
 
 
-def test_thread_exhaustion_ends_with_eagain_and_leaves_no_trace(program: Callable[[str], Path], tmp_path: Path) -> None:
+def test_thread_exhaustion_ends_with_eagain_and_leaves_no_trace(program: Callable[..., Path], tmp_path: Path) -> None:
     rounds = [line.split() for line in Function(program("threads"), tmp_path).run()]
     assert [error for _, error in rounds] == ["EAGAIN", "EAGAIN"]
     made = [int(count) for count, _ in rounds]
@@ -153,7 +145,7 @@ def test_thread_exhaustion_ends_with_eagain_and_leaves_no_trace(program: Callabl
 
 
 @pytest.mark.timeout(120 + RACES // 500)
-def test_arguments_that_change_during_a_call_are_copied_once_and_checked_once(program: Callable[[str], Path], tmp_path: Path) -> None:
+def test_arguments_that_change_during_a_call_are_copied_once_and_checked_once(program: Callable[..., Path], tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("of the host")
     with socket.socket(socket.AF_UNIX) as listener:

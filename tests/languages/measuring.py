@@ -41,7 +41,9 @@ class Row:
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"{self.name}.json").write_text(json.dumps(asdict(self)))
+        fresh = directory / f".{self.name}.new"
+        fresh.write_text(json.dumps(asdict(self)))
+        fresh.rename(directory / f"{self.name}.json")
 
 
 def measure(program: Program, directory: Path, calls: int) -> Row:

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.compiling import compiled
+from tests.support.compiling import SHARED, programs_of
 from tests.support.serving import MONITOR
-
-PROGRAMS = Path(__file__).parent / "programs"
 
 
 @pytest.fixture(scope="session")
@@ -22,17 +20,8 @@ def monitor() -> Path:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Builds programs/<name>.c, statically unless told otherwise, once for each set of flags."""
-    directory = tmp_path_factory.mktemp("programs")
-
-    def build(name: str, *flags: str) -> Path:
-        flags = flags or ("-static", "-O1", "-pthread")
-        path = directory / "-".join([name, *(flag.strip("-") for flag in flags)])
-        if not path.exists():
-            compiled(path, (PROGRAMS / f"{name}.c").read_text(), f"-I{PROGRAMS}", *flags)
-        return path
-
-    return build
+    """Builds programs/<name>.c, with these flags."""
+    return programs_of(SHARED, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

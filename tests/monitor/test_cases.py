@@ -6,14 +6,13 @@ each case is kept for all tests of the session. A case that ends its program cos
 
 from __future__ import annotations
 
-import fcntl
-import json
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.cases import Shown, cases_in, judge, runs
+from tests.support.cases import Shown, cases_in, judge, shown_once
 
 pytestmark = pytest.mark.system
 
@@ -25,29 +24,14 @@ RUN_ONLY = frozenset({"processes"})
 
 
 @pytest.fixture(scope="session")
-def area(tmp_path_factory: pytest.TempPathFactory, monitor: Path, worker_id: str) -> Callable[[str], dict[str, Shown]]:
-    """What the three runs of an area showed; made once, whichever worker asks first."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base if worker_id == "master" else base.parent) / "conformance"
-    shared.mkdir(exist_ok=True)
-    known: dict[str, dict[str, Shown]] = {}
+def area(tmp_path_factory: pytest.TempPathFactory, monitor: Path) -> Callable[[str], dict[str, Shown]]:
+    """What the runs of an area showed."""
 
-    def made(name: str) -> dict[str, Shown]:
-        directory = shared / name
-        directory.mkdir()
-        return runs(HERE / "conformance" / f"{name}.c", monitor, directory, jailed=name not in RUN_ONLY)
+    @functools.cache
+    def shown(name: str) -> dict[str, Shown]:
+        return shown_once(HERE / "conformance" / f"{name}.c", monitor, tmp_path_factory, jailed=name not in RUN_ONLY)
 
-    def get(name: str) -> dict[str, Shown]:
-        if name not in known:
-            with (shared / f"{name}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                kept = shared / f"{name}.json"
-                if not kept.exists():
-                    kept.write_text(json.dumps(made(name)))
-            known[name] = json.loads(kept.read_text())
-        return known[name]
-
-    return get
+    return shown
 
 
 @pytest.mark.parametrize(("subject", "case"), CASES, ids=[f"{subject}-{case}" for subject, case in CASES])

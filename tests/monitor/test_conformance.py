@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import difflib
 import os
-import resource
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.support.cases import few_descriptors
+from tests.support.compiling import STATIC
 from tests.support.serving import Serve, make_bundle
 
 pytestmark = pytest.mark.system
 
-STATIC = ("-static", "-O1", "-pthread")
 DYNAMIC = ("-O1", "-pthread")
-
-
-def few_descriptors() -> None:
-    """What a shell gives; the numbers at which a table is full are part of the output."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
 
 
 def output(command: Sequence[str | Path], directory: Path) -> tuple[int, list[str]]:

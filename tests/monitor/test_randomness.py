@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from mayfly.image_building.interpreter import running
+from tests.support.once import made_once
 from tests.support.roots import add_node, add_python, make_root
 from tests.support.serving import PATIENCE, Serve, make_bundle
 
@@ -30,20 +31,24 @@ Values = dict[str, str]
 
 @pytest.fixture(scope="module")
 def python_root(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = make_root(tmp_path_factory.mktemp("python") / "root")
-    add_python(made, "numpy")
-    shutil.copy(PROGRAMS / "random_values.py", made)
-    shutil.copy(root / "runtimes/python/mayfly_resume.py", made)
-    return made
+    def make(directory: Path) -> None:
+        made = make_root(directory / "root")
+        add_python(made, "numpy")
+        shutil.copy(PROGRAMS / "random_values.py", made)
+        shutil.copy(root / "runtimes/python/mayfly_resume.py", made)
+
+    return made_once(tmp_path_factory, "python-of-random-values", make) / "root"
 
 
 @pytest.fixture(scope="module")
 def node_root(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = make_root(tmp_path_factory.mktemp("node") / "root")
-    add_node(made)
-    shutil.copy(PROGRAMS / "random_values.cjs", made)
-    shutil.copy(root / "runtimes/node/mayfly-resume.cjs", made)
-    return made
+    def make(directory: Path) -> None:
+        made = make_root(directory / "root")
+        add_node(made)
+        shutil.copy(PROGRAMS / "random_values.cjs", made)
+        shutil.copy(root / "runtimes/node/mayfly-resume.cjs", made)
+
+    return made_once(tmp_path_factory, "node-of-random-values", make) / "root"
 
 
 def drawn(bundle: Path, directory: Path, clones: int, *options: str) -> list[Values]:

@@ -36,9 +36,9 @@ def monitor_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scripted_monitor(tmp_path_factory.mktemp("monitor"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory, monitor_program: Path) -> Iterator[Node]:
-    """One server for the tests of a module, which leave it as it was: `default/peer` is deployed and ready."""
+    """One server for the tests that leave it as it was: `default/peer` is deployed and ready."""
     data = tmp_path_factory.mktemp("node")
     deploy(data, "peer")
     running = Node(data, monitor_program)

@@ -222,14 +222,13 @@ def test_a_long_call_ends_on_the_revision_it_began_on(start_node: StartNode) -> 
     node = start_node()
     old = deploy(node.data, "peer")
     pid = pid_of(node)
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(node.call, "/default/peer/sleep?seconds=2.5")
+    with node.held("peer") as replies:
         wait_for(lambda: (node.status("peer") or {})["running"] == 1, "it runs")
         new = deploy(node.data, "peer")
         node.wait_ready("peer", new)
         assert node.call("/default/peer/").headers["X-Mayfly-Revision"] == new
         assert (node.status("peer") or {})["draining"][0]["revision"] == old
-        assert slow.result().json["revision"] == old
+    assert replies[0].json["revision"] == old
     wait_for(lambda: not alive(pid), "the old monitor is gone")
     wait_for(lambda: not (node.status("peer") or {})["draining"], "the old revision is gone")
     assert left_by_monitors(node) == 2, "the socket and the scratch directory of the one that serves"
@@ -270,14 +269,13 @@ def test_the_limit_follows_the_revision(start_node: StartNode) -> None:
     node = start_node(function_calls_waiting=1)
     deploy(node.data, "peer", concurrency=1)
     node.wait_ready("peer")
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(node.call, "/default/peer/sleep?seconds=2")
+    with node.held("peer") as first, ThreadPoolExecutor(1) as pool:
         wait_for(lambda: (node.status("peer") or {})["running"] == 1, "it runs")
-        second = pool.submit(node.call, "/default/peer/sleep?seconds=0")
+        second = pool.submit(node.call, "/default/peer/")
         wait_for(lambda: (node.status("peer") or {})["waiting"] == 1, "it waits")
         node.wait_ready("peer", deploy(node.data, "peer", concurrency=3))
-        assert second.result(timeout=1.5).status == 200
-        assert first.result().status == 200
+        assert second.result().status == 200
+    assert first[0].status == 200
 
 
 # ---- dying
@@ -367,13 +365,12 @@ def test_an_unpublished_function_is_404_and_its_calls_finish(start_node: StartNo
     node = start_node()
     deploy(node.data, "peer")
     pid = pid_of(node)
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(node.call, "/default/peer/sleep?seconds=1.5")
+    with node.held("peer") as replies:
         wait_for(lambda: (node.status("peer") or {})["running"] == 1, "it runs")
         unpublish(node.data, "peer")
         wait_for(lambda: node.status("peer") is None, "the function is gone")
         assert node.call("/default/peer/").status == 404
-        assert slow.result().status == 200
+    assert replies[0].status == 200
     wait_for(lambda: not alive(pid), "the monitor is gone")
     wait_for(lambda: not left_by_monitors(node), "what it kept is gone")
     assert 'function="peer"' not in node.call("/metrics").body.decode()
@@ -397,13 +394,12 @@ def test_an_old_revision_is_held_until_it_has_drained(start_node: StartNode) -> 
     store = RevisionStore(node.data / "bundles")
     old = deploy(node.data, "peer")
     node.wait_ready("peer")
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(node.call, "/default/peer/sleep?seconds=2")
+    with node.held("peer") as replies:
         wait_for(lambda: (node.status("peer") or {})["running"] == 1, "it runs")
         new = deploy(node.data, "peer")
         node.wait_ready("peer", new)
         assert store.collect().revisions == 0
-        assert slow.result().status == 200
+    assert replies[0].status == 200
     wait_for(lambda: not (node.status("peer") or {})["draining"], "the old one is gone")
     wait_for(lambda: store.collect().revisions == 1, "it can be collected")
     assert not (node.data / "bundles/revisions/default/peer" / old).exists()
@@ -417,11 +413,11 @@ def test_sigterm_lets_calls_finish_and_leaves_nothing(start_node: StartNode) -> 
     node = start_node()
     deploy(node.data, "peer")
     pid = pid_of(node)
-    with ThreadPoolExecutor(2) as pool:
-        slow = pool.submit(node.call, "/default/peer/sleep?seconds=1")
+    with node.held("peer") as replies:
         wait_for(lambda: (node.status("peer") or {})["running"] == 1, "it runs")
         node.process.send_signal(signal.SIGTERM)
-        assert slow.result().status == 200
+        wait_for(lambda: any(line["event"] == "draining" for line in node.log()), "it drains")
+    assert replies[0].status == 200
     assert node.stop() == 0
     assert not alive(pid)
     assert not left_by_monitors(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import threading
 import time
@@ -40,7 +41,19 @@ async def connected(path: Path, script: Script, *, bodiless: bool = False, strea
         await peer.closed()
 
 
-def answering(*parts: bytes, pause: float = 0.0) -> Script:
+def full(connection: socket.socket) -> bool:
+    """Whether the kernel takes no more of what this end writes."""
+    return not select.select([], [connection], [], 0)[1]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits until it holds."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 — the instance tells nobody when it pauses
+            await asyncio.sleep(0.002)
+
+
+def answering(*parts: bytes) -> Script:
     """Greets, reads the opening, sends each part."""
 
     def script(connection: socket.socket) -> None:
@@ -48,7 +61,6 @@ def answering(*parts: bytes, pause: float = 0.0) -> Script:
         receive(connection, b"\r\n\r\n")
         for part in parts:
             connection.sendall(part)
-            time.sleep(pause)
 
     return script
 
@@ -325,9 +337,11 @@ async def test_a_failed_write_without_an_answer_breaks_the_promise(tmp_path: Pat
 
 async def test_reading_pauses_until_the_body_is_taken(tmp_path: Path) -> None:
     size, sent = 64 << 20, 0
+    ends: list[socket.socket] = []
 
     def script(connection: socket.socket) -> None:
         nonlocal sent
+        ends.append(connection)
         connection.sendall(GREETING + OK + b"Content-Length: %d\r\n\r\n" % size)
         part = b"x" * 65536
         while sent < size:
@@ -336,15 +350,17 @@ async def test_reading_pauses_until_the_body_is_taken(tmp_path: Path) -> None:
 
     async with connected(tmp_path, script) as instance:
         await instance.head()
-        before = -1
-        while before != sent:  # until the peer gets no further
-            before = sent
-            await asyncio.sleep(0.05)
+        await until(lambda: instance._paused and full(ends[0]))
         assert 0 < sent < BUFFER_BYTES * 8
         got = 0
         while part := await instance.read():
             got += len(part)
         assert got == size
+
+
+def stuck(instance: Instance) -> bool:
+    """Whether writing waits for the peer, who reads nothing."""
+    return instance._transport is not None and instance._writable is not None and full(instance._transport.get_extra_info("socket"))
 
 
 async def test_writing_waits_until_the_instance_reads(tmp_path: Path) -> None:
@@ -370,10 +386,7 @@ async def test_writing_waits_until_the_instance_reads(tmp_path: Path) -> None:
                 await instance.drain()
 
         task = asyncio.create_task(upload())
-        before = -1
-        while before != written:
-            before = written
-            await asyncio.sleep(0.05)
+        await until(lambda: stuck(instance))
         assert written < 4 << 20
         go.set()
         await task
@@ -382,10 +395,23 @@ async def test_writing_waits_until_the_instance_reads(tmp_path: Path) -> None:
 
 
 async def test_a_writer_that_waits_is_freed_when_the_instance_ends(tmp_path: Path) -> None:
-    async with connected(tmp_path, answering(b"", pause=0.1), streams=True) as instance:
-        while not instance.ended:
-            instance.write(b"z" * 65536)
-            await asyncio.wait_for(instance.drain(), 5)
+    go = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        answering()(connection)
+        go.wait(10)
+
+    async with connected(tmp_path, script, streams=True) as instance:
+
+        async def upload() -> None:
+            while not instance.ended:
+                instance.write(b"z" * 65536)
+                await instance.drain()
+
+        task = asyncio.create_task(upload())
+        await until(lambda: stuck(instance))
+        go.set()
+        await asyncio.wait_for(task, 5)
         with pytest.raises(BrokenPromise):
             await instance.head()
 

@@ -124,3 +124,21 @@ def test_the_node_tells_about_itself(node: Node) -> None:
     assert told["functions"] == 1
     assert told["calls"]["limit"] > 0
     assert told["versions"]["python"]
+
+
+def test_health_readiness_and_metrics(node: Node) -> None:
+    assert node.call("/healthz").json == {"alive": True}
+    ready = node.call("/readyz")
+    assert ready.status == (200 if ready.json["ready"] else 503)
+    assert all("kvm" in reason for reason in ready.json["reasons"])
+    node.call("/default/peer/")
+    page = node.call("/metrics")
+    assert page.headers["Content-Type"].startswith("text/plain")
+    assert 'mayfly_calls_total{code="200",function="peer",namespace="default"}' in page.body.decode()
+    assert 'mayfly_function_ready{function="peer",namespace="default"} 1.0' in page.body.decode()
+
+
+def test_other_methods_on_the_nodes_own_paths_are_405(node: Node) -> None:
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert node.call(path, b"x").status in (404, 405)
+    assert node.call("/_mayfly/functions", b"x").status in (404, 405)

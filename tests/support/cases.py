@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.support.compiling import compiled
-from tests.support.serving import Serve, make_bundle
+import pytest
 
-MONITOR_TESTS = Path(__file__).parents[1] / "monitor"
+from tests.support.compiling import SHARED, STATIC, compiled
+from tests.support.once import made_once
+from tests.support.serving import Serve, make_bundle
 
 # What one run showed: the lines of each case.
 Shown = dict[str, list[str]]
@@ -24,7 +26,7 @@ def cases_in(source: Path) -> list[str]:
 
 
 def few_descriptors() -> None:
-    """What a shell gives."""
+    """What a shell gives; the numbers at which a table is full are part of what programs show."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
 
@@ -80,8 +82,7 @@ def by_case(run: Runner, names: Sequence[str], directory: Path) -> Shown:
 
 def runs(source: Path, monitor: Path, directory: Path, *, jailed: bool = True) -> dict[str, Shown]:
     """What all cases of a file show: `native`, `run`, and `jail`."""
-    includes = (f"-I{MONITOR_TESTS / 'programs'}", f"-I{MONITOR_TESTS / 'conformance'}")
-    program = compiled(directory / "program", source.read_text(), "-static", "-O1", "-pthread", *includes)
+    program = compiled(directory / "program", source.read_text(), *STATIC, f"-I{SHARED}", f"-I{SHARED.parent / 'conformance'}")
     names = cases_in(source)
     result = {
         "native": by_case(lambda names, at: lines_of([program, *names], at), names, directory / "native"),
@@ -90,6 +91,16 @@ def runs(source: Path, monitor: Path, directory: Path, *, jailed: bool = True) -
     if jailed:
         result["jail"] = by_case(lambda names, at: in_the_jail(program, names, at), names, directory / "jail")
     return result
+
+
+def shown_once(source: Path, monitor: Path, factory: pytest.TempPathFactory, *, jailed: bool = True) -> dict[str, Shown]:
+    """`runs`, made once for all tests of the run."""
+
+    def make(directory: Path) -> None:
+        (directory / "shown.json").write_text(json.dumps(runs(source, monitor, directory, jailed=jailed)))
+
+    shown: dict[str, Shown] = json.loads((made_once(factory, f"cases-{source.stem}", make) / "shown.json").read_text())
+    return shown
 
 
 def judge(shown: dict[str, Shown], case: str) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,19 @@ class Node:
             return status if status and status["ready"] and revision in (None, status["revision"]) else None
 
         return wait_for(ready, f"{name} is ready")
+
+    @contextmanager
+    def held(self, *names: str) -> Iterator[list[Reply]]:
+        """One call of each of these functions is under way, or waits, while the block runs; after it the list has what came of them."""
+        gate = self.data / f"gate-{secrets.token_hex(4)}"
+        replies: list[Reply] = []
+        with ThreadPoolExecutor(len(names)) as pool:
+            calls = [pool.submit(self.call, f"/default/{name}/hold?until={gate}") for name in names]
+            try:
+                yield replies
+            finally:
+                gate.touch()
+            replies += [call.result() for call in calls]
 
     def receipt(self, call: str) -> dict[str, Any]:
         """The receipt of a call, once it is there."""

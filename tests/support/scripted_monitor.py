@@ -293,6 +293,14 @@ def sleep(instance: Instance) -> None:
     """Answers after a while."""
     instance.body()
     time.sleep(float(instance.words["seconds"]))
+    instance.answer(b"slept")
+
+
+def hold(instance: Instance) -> None:
+    """Answers when there is a file of that name."""
+    instance.body()
+    while not os.path.exists(instance.words["until"]):
+        time.sleep(0.002)
     instance.answer(json.dumps({"revision": instance.monitor.spec["revision"]}).encode())
 
 
@@ -360,6 +368,7 @@ BEHAVIOURS: dict[str, Callable[[Instance], None]] = {
     "early": early,
     "fail": fail,
     "hang": hang,
+    "hold": hold,
     "raw": raw,
     "raw-then-stay": raw_then_stay,
     "sink": sink,

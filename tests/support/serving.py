@@ -151,9 +151,9 @@ class Serve:
         self.process.stdin.write(json.dumps(fields).encode() + b"\n")
         self.process.stdin.flush()
 
-    def connect(self) -> socket.socket:
+    def connect(self, patience: float = PATIENCE) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(PATIENCE)
+        connection.settimeout(patience)
         try:
             connection.connect(str(self.socket))
         except OSError:
@@ -170,10 +170,10 @@ class Serve:
         milliseconds: int = 10_000,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One call, from the envelope to the end of the answer."""
+        """One call, from the envelope to the end of the answer, which may take as long as the call and the monitor's patience."""
         fields = {"Host": "f", "Connection": "close", "Content-Length": str(len(body)), **(headers or {})}
         head = "".join(f"{key}: {value}\r\n" for key, value in fields.items())
-        with self.connect() as connection:
+        with self.connect(PATIENCE + milliseconds / 1000) as connection:
             request = f"MAYFLY/1 {name} {milliseconds} -\nPOST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
             # A program that does not read its input may end first; its answer is there all the same.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):

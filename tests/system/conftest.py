@@ -14,6 +14,8 @@ import pytest
 from mayfly.doctor import MONITOR_VARIABLE, check_kvm, find_monitor
 from mayfly.image_building import Plan, build
 from tests.support.node import Node, running_node
+from tests.support.once import made_once
+from tests.support.system import function_program
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,12 @@ def monitor() -> Path:
     kvm = check_kvm()
     assert kvm.state == "ok", f"{kvm.detail}. {kvm.remedy}"
     return found
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A function in C that does what its path says: programs/function.c."""
+    return (made_once(tmp_path_factory, "function", function_program) / "function").read_bytes()
 
 
 @pytest.fixture
@@ -51,7 +59,10 @@ def shared_node(root: Path, monitor: Path) -> Iterator[Node]:
 @pytest.fixture(scope="session")
 def examples(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The examples, built: `examples / NAME / "image.oci"`."""
-    place = tmp_path_factory.mktemp("examples")
+    return made_once(tmp_path_factory, "examples", lambda place: _build_examples(root, place))
+
+
+def _build_examples(root: Path, place: Path) -> None:
     for source in (root / "examples").iterdir():
         if not (source / "image.yaml").is_file():
             continue
@@ -60,7 +71,6 @@ def examples(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (folder / "Makefile").is_file():
             subprocess.run(["make", "-C", str(folder)], check=True, capture_output=True)
         build(Plan(folder, folder / "image.oci"))
-    return place
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from tests.support.node import Node, until
 from tests.support.system import (
     descendants,
     function,
-    function_program,
     layout_of,
     log_lines,
     node_with_neighbour,
@@ -44,10 +43,9 @@ SERVER = Path(__file__).resolve().parent.parent / "monitor" / "programs" / "serv
 
 
 @pytest.fixture(scope="module")
-def node(root: Path, monitor: Path) -> Iterator[Node]:
+def node(root: Path, monitor: Path, program: bytes) -> Iterator[Node]:
     with tempfile.TemporaryDirectory(prefix="mf-") as name:
         place = Path(name)
-        program = function_program(place)
         with node_with_neighbour(root, place, monitor, program, response_bytes=LIMIT * MIB) as running:
             layout = layout_of(place / "program.oci", program)
             memory = {"memory": f"{MEMORY}Mi", "timeout": "60s"}

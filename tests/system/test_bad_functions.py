@@ -18,14 +18,13 @@ from faas_resources import Truth
 from tests.support.images import TinyImage, described, digest_of, index_of, tiny_image, write_layout
 from tests.support.load import Load, Target, call
 from tests.support.node import Node, until
-from tests.support.registry import Registry, free_port, running_registry
+from tests.support.registry import Registry, free_port
 from tests.support.system import (
     SmallDisk,
     condition,
     edit,
     failed,
     function,
-    function_program,
     image_of,
     kept_running,
     layout_of,
@@ -40,11 +39,6 @@ from tests.support.system import (
 pytestmark = pytest.mark.slow
 
 HEAD = "apiVersion: build.kontain.app/v1\nkind: Image\nmetadata: {name: served}\nspec:\n"
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return function_program(tmp_path_factory.mktemp("program"))
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +101,6 @@ def test_wrong_manifest_is_refused_and_changes_nothing(node: Node, text: str, sa
 
 
 # ---- images
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with running_registry(tmp_path_factory.mktemp("registry")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with running_registry(tmp_path_factory.mktemp("private"), login=("somebody", "else")) as running:
-        yield running
 
 
 def of_another_cpu(program: bytes) -> TinyImage:

@@ -14,7 +14,7 @@ from tests.support.images import digest_of
 from tests.support.load import Load, Target, call
 from tests.support.node import Node, until
 from tests.support.registry import Registry, running_registry, write_login
-from tests.support.system import check_store, condition, configured_node, edit, failed, function_program, image_of, layout_of, resource
+from tests.support.system import check_store, condition, configured_node, edit, failed, image_of, layout_of, resource
 
 pytestmark = pytest.mark.slow
 
@@ -33,11 +33,6 @@ def node(root: Path, place: Path, monitor: Path, registry: Registry, tmp_path: P
     login = write_login(tmp_path / "docker.json", registry)
     with configured_node(root, place, monitor, registry_config=login, poll_interval=0.5, retry_first=0.2, retry_steady=1) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return function_program(tmp_path_factory.mktemp("program"))
 
 
 def pushed(registry: Registry, layout: Path, tag: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.load import Load, Outcome, Target, call, spread
 from tests.support.node import Node, manifest, processes, until
-from tests.support.system import configured_node, edit, failed, function, function_program, layout_of, size, variables
+from tests.support.system import configured_node, edit, failed, function, layout_of, size, variables
 
 pytestmark = pytest.mark.slow
 
@@ -25,10 +25,9 @@ def node(root: Path, place: Path, monitor: Path) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="module")
-def layouts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def layouts(program: bytes, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two images of one program, which say their names."""
     place = tmp_path_factory.mktemp("layouts")
-    program = function_program(place)
     return layout_of(place / "a", program, {"number": b"a"}), layout_of(place / "b", program, {"number": b"b"})
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.once import made_once
+
 # Building takes a minute or two where nothing was built before.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -19,7 +21,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with what the wheel installs, and nothing else."""
-    place = tmp_path_factory.mktemp("wheel")
+    return made_once(tmp_path_factory, "wheel", lambda place: _install(root, place)) / "installed"
+
+
+def _install(root: Path, place: Path) -> None:
+    """Builds the wheel into `place` and installs it below."""
     shutil.rmtree(root / "build" / "lib", ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     environment = {**os.environ, "PATH": f"{Path.home() / '.cargo' / 'bin'}:{os.environ['PATH']}"}
@@ -29,7 +35,6 @@ def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
         assert finished.returncode == 0, finished.stdout + finished.stderr
-    return place / "installed"
 
 
 def test_it_has_the_packages_their_types_and_the_crds(installed: Path) -> None:
