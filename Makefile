@@ -27,6 +27,9 @@ TEST_PACKAGES := crun runc runsc skopeo docker-registry busybox-static apache2-u
 CHECKS := check-format check-style check-types check-layers check-crds check-rust-format check-rust-style
 SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target
 
+# Most of a test's time is waiting. Each worker keeps to its stretch of the tests, so that a module's fixtures are made once, until it has no more.
+TWO_WORKERS := -n 2 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test prove languages fuzz bench check rust lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
 
@@ -40,11 +43,11 @@ demo: build
 test: build test-packages $(VENV)/.dev
 	@status=0; \
 	cargo test $(CARGO_FLAGS) --release || status=1; \
-	$(BIN)/python -m pytest || status=1; \
+	$(BIN)/python -m pytest $(TWO_WORKERS) || status=1; \
 	exit $$status
 
 # What tests/system does a little of in `make test`, in full, with the figures that come out.
-PROOF       := THREADED_CALLS=3600 KILLS=200 MONITOR_KILLS=50 UPDATES=40 OUTPUT_MIB=1024 SPINNING=100 OPENS=1000000 NEIGHBOUR_CALLS=300
+PROOF       := GONE_MS=1000 THREADED_CALLS=3600 KILLS=200 MONITOR_KILLS=50 UPDATES=40 OUTPUT_MIB=1024 SPINNING=100 OPENS=1000000 NEIGHBOUR_CALLS=300
 LANGUAGE_CALLS := 200
 PROOF_TESTS := isolation registry kills updates bad_functions bad_calls
 
@@ -100,7 +103,7 @@ check-rust-format:
 check-rust-style:
 	cargo clippy $(CARGO_FLAGS) --release --all-targets --quiet -- -D warnings
 check-tests:
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not system"
+	$(BIN)/python -m pytest -q $(TWO_WORKERS) -m "not slow and not system"
 
 fmt: $(VENV)/.dev
 	$(BIN)/ruff format .

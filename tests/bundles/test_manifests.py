@@ -252,20 +252,20 @@ def test_refused_json(data: bytes, reason: str) -> None:
 
 
 def test_a_huge_manifest_is_refused_before_it_is_read() -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     with pytest.raises(ManifestError, match=f"at most {MAX_MANIFEST} are read"):
         parse_manifest(b"[" * 100_000_000)
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_an_index_as_large_as_allowed_is_read_in_bounded_time() -> None:
     """An index names at most 1,024 manifests and none is followed, so a small document cannot demand much."""
-    began = time.monotonic()
+    began = time.thread_time()
     found = parsed(index(*[entry("arm64")] * 1024))
     assert isinstance(found, Index)
     with pytest.raises(PlatformError):
         found.choose()
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2
 
 
 @pytest.mark.parametrize(

@@ -169,10 +169,10 @@ def test_a_device_is_not_opened(rootfs: Path) -> None:
 def test_an_account_file_of_a_gigabyte_is_refused(rootfs: Path, name: str) -> None:
     """CVE-2026-47262."""
     os.truncate(rootfs / "etc" / name, 1 << 30)
-    began = time.monotonic()
+    began = time.thread_time()
     with pytest.raises(ConfigError, match=f"/etc/{name} has more than {MAX_ACCOUNTS} bytes"):
         find_user(rootfs, "app")
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_a_user_in_too_many_groups_is_refused(rootfs: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATIENCE = 20.0  # for whatever a test waits for; much more than it takes
+PATIENCE = 60.0  # for whatever a test waits for; much more than it takes
 
 
 def wait_for(condition: Callable[[], T | None], what: str, patience: float = PATIENCE) -> T:

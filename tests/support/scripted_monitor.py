@@ -53,6 +53,8 @@ class Monitor:
         signal.signal(signal.SIGTERM, lambda *_: self.drain())
         self.say("booting", pid=os.getpid())
         time.sleep(float(self.script.get("delay", "0")))
+        while "gate" in self.script and not os.path.exists(self.script["gate"]):
+            time.sleep(0.002)
         boot = self.script.get("boot", "ready")
         if boot == "failed":
             self.say("failed", reason="exited", message="the program ended with status 3", output="Traceback: \x1b[31mno module\n")
