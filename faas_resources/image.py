@@ -93,7 +93,7 @@ class ImageSpec(Model):
     ] = ()
     network: Annotated[Network, Field(description="What the function may reach outside of its virtual machine.")] = Network()
     timeout: Annotated[Timeout, Field(description="Wall clock for one call: waiting, running and streaming.")] = "60s"
-    memory: Annotated[Memory, Field(description="How much memory the program may map writable.")] = "256Mi"
+    memory: Annotated[Memory, Field(description="How much memory the program may fill.")] = "256Mi"
     concurrency: Annotated[int, Field(ge=1, le=100_000, description="Calls at a time on one node.", json_schema_extra=_INT32)] = 64
     pool: Annotated[int, Field(ge=0, le=256, description="Instances that wait for a call on one node.", json_schema_extra=_INT32)] = 4
 

@@ -551,6 +551,13 @@ impl Task {
         };
         match answer {
             Fault::Retry => {}
+            Fault::Exhausted => self.die(
+                libc::SIGKILL,
+                &format!(
+                    "out of memory: all {} MiB of the function are touched",
+                    self.process.memory_limit >> 20
+                ),
+            ),
             Fault::Unmapped => self.force(libc::SIGSEGV, 1, address, trap),
             Fault::Denied => self.force(libc::SIGSEGV, 2, address, trap),
             Fault::BeyondFile => self.force(libc::SIGBUS, 2, address, trap),

@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.compiling import compiled
 from tests.support.serving import MONITOR, Event, Serve, make_bundle
-from tests.support.system import resident, size
+from tests.support.system import descendants, resident, size
 
 PROGRAM = Path(__file__).parent / "programs" / "isolation.c"
 MEMORY = 256 << 20
@@ -209,6 +209,29 @@ def test_ten_gibibytes_of_memory_end_with_enomem(serve: Serve) -> None:
     mebibytes, number = map(int, said(serve, "/malloc").split())
     assert mebibytes < MEMORY >> 20
     assert number == errno.ENOMEM
+
+
+@pytest.mark.parametrize("path", ["/filled", "/hidden"])
+def test_memory_counts_however_it_is_filled_and_kept(serve: Serve, path: str) -> None:
+    mebibytes, number = map(int, said(serve, path).split())
+    assert MEMORY >> 21 < mebibytes < MEMORY >> 20
+    assert number == (errno.EFAULT if path == "/filled" else errno.ENOMEM)
+
+
+def test_who_touches_more_memory_than_the_function_has_is_killed(root: Path, tmp_path: Path) -> None:
+    with serving(root, tmp_path, pool=2) as serve:
+        serve.wait_for("parked")
+        largest = 0
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(serve.call, "greedy", path="/reservation", milliseconds=60_000)
+            while concurrent.futures.wait([answer], timeout=0.02).not_done:
+                largest = max([largest, *map(resident, descendants(serve.process.pid))])
+        ended = serve.ended("greedy")
+        assert answer.result().status == 500
+        assert (ended["cause"], ended["code"]) == ("signal", 9)
+        assert "out of memory: all 256 MiB of the function are touched" in ended["message"]
+        assert largest < MEMORY + (64 << 20)
+        assert said(serve, "/group").splitlines()[0] == str(MEMORY)
 
 
 @pytest.mark.timeout(120 + OPENS // 1000)

@@ -16,8 +16,6 @@ DENO = (Debian(("libgcc-s1",)), Npm("@deno/linux-x64-glibc@2", "deno", "/usr/loc
 PERL = Debian(("perl", "libhttp-daemon-perl"))
 
 MEBIBYTE = 1 << 20
-# V8's region for code, 512 MiB for each isolate since version 13, is mapped writable as a whole.
-V8_MEMORY = 2560 * MEBIBYTE
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Program:
     env: tuple[str, ...] = ()
     path: str = "/"
     contract: str = "http"
-    memory: int = 512 * MEBIBYTE
+    memory: int = 256 * MEBIBYTE
     proof: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -77,7 +75,6 @@ def all_programs() -> list[Program]:
                     f"Node {major}, http",
                     (*node, Files("node_http")),
                     ("/usr/local/bin/node", "/app/main.js"),
-                    memory=V8_MEMORY,
                     proof=NODE_PROOF,
                 ),
                 Program(
@@ -85,14 +82,12 @@ def all_programs() -> list[Program]:
                     f"Node {major}, fetch inside",
                     (*node, Files("node_fetch")),
                     ("/usr/local/bin/node", "/app/main.js"),
-                    memory=V8_MEMORY,
                 ),
                 Program(
                     f"node{major}_workers",
                     f"Node {major}, worker_threads",
                     (*node, Files("node_workers")),
                     ("/usr/local/bin/node", "/app/main.js"),
-                    memory=V8_MEMORY,
                     proof={"agree": True},
                 ),
             )
@@ -103,7 +98,6 @@ def all_programs() -> list[Program]:
             (*DENO, Files("deno_serve")),
             ("/usr/local/bin/deno", "run", "--allow-net", "--allow-env", "/app/main.ts"),
             env=("DENO_DIR=/tmp/deno", "DENO_NO_UPDATE_CHECK=1"),
-            memory=V8_MEMORY,
             proof={"digest": hashlib.sha256(b"mayfly").hexdigest()[:8]},
         ),
         Program(
@@ -118,7 +112,6 @@ def all_programs() -> list[Program]:
             "Java 17, com.sun.net.httpserver",
             (Debian(("openjdk-17-jre-headless",)), Built("java_http", ("javac", "--release", "17", "-d", "{app}", "Main.java"))),
             ("/usr/lib/jvm/java-17-openjdk-amd64/bin/java", "-cp", "/app", "Main"),
-            memory=1024 * MEBIBYTE,
             proof={"caught": 200, "overflow": True},
         ),
         Program(

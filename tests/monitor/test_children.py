@@ -296,8 +296,10 @@ def test_memory_is_counted_with_the_children(tmp_path: Path) -> None:
 import mmap, os, sys
 sys.stdin.read()
 def take(mib):
-    try: return mmap.mmap(-1, mib << 20, mmap.MAP_PRIVATE)
+    try: taken = mmap.mmap(-1, mib << 20, mmap.MAP_PRIVATE)
     except OSError as e: return e.errno
+    for at in range(0, mib << 20, 4096): taken[at] = 1
+    return taken
 r, w = os.pipe()
 p = os.fork()
 if p == 0:

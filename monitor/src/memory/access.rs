@@ -10,6 +10,7 @@
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
+use super::charge;
 use crate::errno::Errno;
 use crate::host;
 use crate::vm::layout::{HOST_BASE, LOW_END, NOTHING, PAGE, USER_END, WINDOW};
@@ -95,7 +96,7 @@ fn translate(address: u64, length: u64) -> Result<u64, Errno> {
         return Ok(HOST_BASE + LOW_END);
     }
     let end = address.checked_add(length).ok_or(Errno::FAULT)?;
-    if address < LOW_END || end > WINDOW {
+    if address < LOW_END || end > WINDOW || charge::touch(address, end) < end {
         return Err(Errno::FAULT);
     }
     Ok(HOST_BASE + address)
@@ -106,12 +107,19 @@ const NOTHING_HERE: u64 = HOST_BASE + WINDOW;
 
 /// Translates a range of guest addresses for a call of the host that judges it: what is not the guest's becomes a range that
 /// the host refuses as it would refuse this one. `length` is what the guest says; of it the host is told at most what one call
-/// moves, which is less than there is nothing behind the window.
-fn translate_for_host(address: u64, length: u64) -> u64 {
+/// moves, which is less than there is nothing behind the window. Where the function's memory ends, so does the range.
+fn translate_for_host(address: u64, length: u64) -> (u64, u64) {
     match address.checked_add(length) {
-        Some(end) if end <= USER_END && (LOW_END..WINDOW).contains(&address) => HOST_BASE + address,
-        Some(end) if end <= USER_END && address < USER_END => NOTHING_HERE,
-        _ => address.max(USER_END),
+        Some(end) if end <= USER_END && (LOW_END..WINDOW).contains(&address) => {
+            let end = end.min(address.saturating_add(MOVED_MAX));
+            match charge::touch(address, end.min(WINDOW)) {
+                reached if reached >= end.min(WINDOW) => (HOST_BASE + address, length),
+                reached if reached > address => (HOST_BASE + address, reached - address),
+                _ => (NOTHING_HERE, length),
+            }
+        }
+        Some(end) if end <= USER_END && address < USER_END => (NOTHING_HERE, length),
+        _ => (address.max(USER_END), length),
     }
 }
 
@@ -208,10 +216,20 @@ pub fn read_strings(address: u64, limit: usize) -> Result<Vec<std::ffi::CString>
 const MOVED_MAX: u64 = 0x7fff_f000;
 const _: () = assert!(MOVED_MAX < NOTHING);
 
+/// A mapped range, for calls that ask about memory without touching it.
+pub fn range(address: u64, length: u64) -> Result<u64, Errno> {
+    let end = address.checked_add(length).ok_or(Errno::FAULT)?;
+    if address < LOW_END || end > WINDOW {
+        return Err(Errno::FAULT);
+    }
+    Ok(HOST_BASE + address)
+}
+
 /// A buffer as host ranges. The host kernel checks each page when it uses them.
 pub fn pieces(address: u64, length: u64) -> Result<Pieces, Errno> {
     let mut pieces = Pieces::default();
-    pieces.push(translate_for_host(address, length), length.min(MOVED_MAX))?;
+    let (host, length) = translate_for_host(address, length);
+    pieces.push(host, length.min(MOVED_MAX))?;
     Ok(pieces)
 }
 
@@ -246,7 +264,8 @@ pub fn vector(address: u64, count: u64) -> Result<Pieces, Errno> {
         }
         let moved = length.min(MOVED_MAX - total);
         total += moved;
-        pieces.push(translate_for_host(base, length), moved)?;
+        let (host, length) = translate_for_host(base, length);
+        pieces.push(host, moved.min(length))?;
     }
     Ok(pieces)
 }

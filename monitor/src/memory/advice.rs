@@ -2,9 +2,10 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use super::charge;
 use super::host_side::{host_advise, host_map};
 use super::mapping::{Backing, Mapping};
-use super::space::{GUARD, Space, aligned};
+use super::space::{GUARD, Space, Turned, aligned};
 use crate::errno::{Errno, SysResult};
 use crate::vm::layout::{LOW_END, STACK_SIZE, WINDOW, page_down, page_up};
 use crate::vm::page_tables::Protection;
@@ -57,18 +58,22 @@ impl Space {
                 if part.backing == Backing::Anonymous && part.is_private_anonymous() {
                     host_advise(from, to - from, advice)?;
                 }
-                self.remove(from, to);
-                self.insert(
+                charge::settle(from, to);
+                self.replace(
                     from,
                     Mapping {
                         end: to,
                         wiped,
                         ..part
                     },
+                    Turned::default(),
                 );
                 Ok(())
             }
             libc::MADV_REMOVE if !part.shared => Err(Errno::INVAL),
+            libc::MADV_POPULATE_READ | libc::MADV_POPULATE_WRITE if charge::touch(from, to) < to => {
+                Err(Errno::NOMEM)
+            }
             libc::MADV_REMOVE | libc::MADV_POPULATE_READ | libc::MADV_POPULATE_WRITE => {
                 host_advise(from, to - from, advice)
             }
@@ -96,14 +101,41 @@ impl Space {
                 };
                 (Backing::File, libc::MAP_PRIVATE, file.as_raw_fd(), origin.offset)
             }
+            (Backing::Anonymous, _) if part.is_private_anonymous() && charge::most(start, end) > 0 => {
+                return self.empty(start, end, part, || {
+                    host_advise(start, end - start, libc::MADV_DONTNEED)
+                });
+            }
             _ => return host_advise(start, end - start, libc::MADV_DONTNEED),
         };
-        self.change(start, end, part.protection, || {
+        self.empty(start, end, Mapping { end, backing, ..part }, || {
             host_map(start, end - start, part.protection.host(), flags, fd, offset)
         })?;
-        self.remove(start, end);
-        self.insert(start, Mapping { end, backing, ..part });
+        charge::settle(start, end);
+        self.replace(start, Mapping { end, backing, ..part }, Turned::default());
         Ok(())
+    }
+
+    /// Takes the content of a mapping's part away by `host`; anonymous memory is fresh then.
+    fn empty(
+        &mut self,
+        start: u64,
+        end: u64,
+        part: Mapping,
+        host: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let fresh = if part.is_counted() && part.is_private_anonymous() {
+            charge::freshen(start, end)
+        } else {
+            0
+        };
+        let emptied = self.alter(start, end, part.protection, host);
+        charge::shift(0, fresh);
+        if emptied.is_err() {
+            charge::shift(charge::forget(start, end), 0);
+        }
+        self.show(start, end, part.protection)?;
+        emptied
     }
 
     /// Lets the mapping above `address` grow down to it, if it may (MAP_GROWSDOWN). Says whether it did.

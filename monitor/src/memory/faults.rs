@@ -1,16 +1,19 @@
 //! What a fault of the guest means, by the list of mappings.
 
 use super::access;
+use super::charge;
 use super::mapping::{Backing, Mapping};
 use super::space::Space;
 use crate::errno::Errno;
-use crate::vm::layout::{PAGE, page_down};
+use crate::vm::layout::{LARGE_PAGE, PAGE, page_down};
 use crate::vm::page_tables::Protection;
 
 /// The answer to a page fault.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fault {
     Retry,
+    /// There is no room for what was touched.
+    Exhausted,
     Unmapped,
     Denied,
     BeyondFile,
@@ -19,7 +22,7 @@ pub enum Fault {
 impl Space {
     /// What a page fault at `address` means. `write` and `fetch` from its error code.
     pub fn fault(&mut self, address: u64, write: bool, fetch: bool) -> Fault {
-        let Some((_, mapping)) = self.find(address) else {
+        let Some((start, mapping)) = self.find(address) else {
             return if self.grow_down(address) {
                 Fault::Retry
             } else {
@@ -29,6 +32,18 @@ impl Space {
         let allowed = mapping.protection;
         if !(allowed.any() && (!write || allowed.write) && (!fetch || allowed.execute)) {
             return Fault::Denied;
+        }
+        if mapping.is_private_anonymous() && !self.tables.get(address).any() {
+            // It is fresh, or the monitor has touched it first.
+            let piece = address & !(LARGE_PAGE - 1);
+            let (from, to) = (piece.max(start), (piece + LARGE_PAGE).min(mapping.end));
+            return if charge::touch(from, to) < to {
+                Fault::Exhausted
+            } else if self.show(from, to, allowed).is_ok() {
+                Fault::Retry
+            } else {
+                Fault::Unmapped
+            };
         }
         let entry = self.tables.get(address);
         if entry.any() && (!write || entry.write) && (!fetch || entry.execute) {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::charge;
 use crate::vm::page_tables::Protection;
 
 /// What is behind a mapping.
@@ -45,6 +46,10 @@ pub struct Mapping {
     pub stack: bool,
     /// Grows down when the page before it is touched (MAP_GROWSDOWN).
     pub grows: bool,
+    /// Has been writable: what it may hold counts, whatever its protection is now (`memory::charge`).
+    pub counts: bool,
+    /// Made with MAP_NORESERVE: it may become writable without room for all of it.
+    pub unreserved: bool,
     /// Zeroes in whatever is made of this process: the child of a fork, and a snapshot's clone (MADV_WIPEONFORK).
     pub wiped: bool,
 }
@@ -60,17 +65,30 @@ impl Mapping {
             origin: None,
             stack: false,
             grows: false,
+            counts: false,
+            unreserved: false,
             wiped: false,
         }
     }
 
+    /// Whether what it may hold counts.
+    pub fn is_counted(&self) -> bool {
+        let own = !self.shared || self.backing == Backing::Anonymous;
+        (self.counts || self.protection.write) && own && !self.stack
+    }
+
     /// Bytes that this mapping may make the node commit.
     pub fn charge(&self, start: u64, end: u64) -> u64 {
-        let private = !self.shared || self.backing == Backing::Anonymous;
-        if self.protection.write && private && !self.stack {
-            end - start
+        if self.is_counted() { end - start } else { 0 }
+    }
+
+    /// Bytes for which there must be room when it becomes writable.
+    pub fn wanted(&self, start: u64, end: u64) -> u64 {
+        let charge = self.charge(start, end);
+        if self.unreserved && self.is_private_anonymous() {
+            charge.saturating_sub(charge::most(start, end))
         } else {
-            0
+            charge
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod access;
 mod advice;
+pub mod charge;
 pub mod faults;
 mod host_side;
 mod host_stack;

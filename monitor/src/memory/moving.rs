@@ -1,5 +1,6 @@
 //! mremap(2): mappings that shrink, grow in place, move, or are doubled.
 
+use super::charge;
 use super::host_side::{grow_host, host_map, relocate, reserve};
 use super::mapping::{Backing, Mapping, Origin};
 use super::space::{Space, aligned};
@@ -101,23 +102,26 @@ impl Space {
             end: new_end,
             ..mapping.later(old_end - old)
         };
-        self.check_limit(0, added.charge(old_end, new_end))?;
+        self.check_limit(0, added.wanted(old_end, new_end))?;
         // A file's pages are shown by the host mapping as a whole; memory is simply added.
         let from = if mapping.is_private_anonymous() || matches!(mapping.backing, Backing::Image { .. }) {
             old_end
         } else {
             old
         };
-        let grown = self.change(from, new_end, mapping.protection, || {
+        let turned = self.turn(old_end, &added);
+        let grown = self.alter(from, new_end, mapping.protection, || {
             grow_host(old, old_end, new_end, &mapping)
         });
         if let Err(error) = grown {
-            self.tables.set(from, old_end, mapping.protection)?;
+            self.turn_back(old_end, new_end, turned);
+            self.show(from, old_end, mapping.protection)?;
             self.tables.set(old_end, new_end, Protection::NONE)?;
             reserve(old_end, new_end - old_end, libc::MAP_FIXED)?;
             return Err(error);
         }
-        self.insert(old_end, added);
+        self.replace(old_end, added, turned);
+        self.show(from, new_end, mapping.protection)?;
         Ok(old)
     }
 
@@ -134,8 +138,9 @@ impl Space {
 
     fn relocate(&mut self, wanted: &Checked, mapping: Mapping) -> SysResult {
         let (old, old_end) = (wanted.old, wanted.old_end);
+        charge::settle(old, old_end);
         let kept = if wanted.keeps {
-            mapping.charge(old, old_end)
+            mapping.wanted(old, old_end)
         } else {
             0
         };
@@ -143,17 +148,25 @@ impl Space {
             .target
             .map_or(0, |start| self.charge(start, start + wanted.new_length));
         let released = self.charge(old, old_end) + replaced;
-        self.check_limit(released, kept + mapping.charge(0, wanted.new_length))?;
+        self.check_limit(released, kept + mapping.wanted(0, wanted.new_length))?;
         let start = self.place(wanted)?;
         let end = start + wanted.new_length;
+        // What is moved counts, all of it: it may be touched while it moves. What is added is fresh.
+        let added = Mapping {
+            end,
+            ..mapping.later(old_end - old)
+        };
+        let added_at = (start + (old_end - old)).min(end);
+        let turned = self.turn(added_at, &added);
         let moved = Mapping { end, ..mapping };
         self.tables.set(old, old_end, Protection::NONE)?;
-        let relocated = self.change(start, end, mapping.protection, || {
+        let relocated = self.alter(start, end, mapping.protection, || {
             relocate(old, old_end - old, start, wanted.new_length, &mapping)
         });
         if let Err(error) = relocated {
+            self.turn_back(added_at, end, turned);
             for (from, to, part) in self.parts(old, old_end) {
-                self.tables.set(from, to, part.protection)?;
+                self.show(from, to, part.protection)?;
             }
             self.tables.set(start, end, Protection::NONE)?;
             reserve(start, wanted.new_length, libc::MAP_FIXED)?;
@@ -161,7 +174,8 @@ impl Space {
         }
         reserve(old, old_end - old, libc::MAP_FIXED)?;
         self.remove(old, old_end);
-        self.insert(start, moved);
+        self.replace(start, moved, turned);
+        self.show(start, end, mapping.protection)?;
         if wanted.keeps {
             self.leave_empty(old, old_end, start, mapping)?;
         }
@@ -185,17 +199,22 @@ impl Space {
             return Ok(());
         }
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        self.change(old, old_end, mapping.protection, || {
+        let left = Mapping {
+            wiped: mapping.wiped,
+            unreserved: mapping.unreserved,
+            counts: mapping.counts,
+            ..Mapping::anonymous(old_end, mapping.protection)
+        };
+        let turned = self.turn(old, &left);
+        let mapped = self.alter(old, old_end, mapping.protection, || {
             host_map(old, length, mapping.protection.host(), flags, -1, 0)
-        })?;
-        self.insert(
-            old,
-            Mapping {
-                wiped: mapping.wiped,
-                ..Mapping::anonymous(old_end, mapping.protection)
-            },
-        );
-        Ok(())
+        });
+        if let Err(error) = mapped {
+            self.turn_back(old, old_end, turned);
+            return Err(error);
+        }
+        self.replace(old, left, turned);
+        self.show(old, old_end, mapping.protection)
     }
 
     /// An old length of zero maps shared memory a second time.

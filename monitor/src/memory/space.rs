@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::access;
+use super::charge;
 use super::host_side::{host_advise, host_map, host_protect, reserve};
 use super::mapping::{Backing, MappedFile, Mapping, Origin};
 use crate::errno::{Errno, SysResult};
@@ -41,6 +42,15 @@ pub struct SpaceState {
     pub heap_start: u64,
     pub heap_end: u64,
     pub files: BTreeMap<u64, MappedFile>,
+    /// What of it is fresh, in whole 2 MiB.
+    pub fresh: Vec<(u64, u64)>,
+}
+
+/// Bytes that have become fresh, and such as were fresh and count now, for a change that is under way.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Turned {
+    fresh: u64,
+    counted: u64,
 }
 
 pub struct Space {
@@ -53,13 +63,23 @@ pub struct Space {
     files: BTreeMap<u64, MappedFile>,
     /// The key of the next file.
     next_object: u64,
-    /// Bytes committed, and the most allowed for all processes that share the account.
-    committed: u64,
+    /// The most bytes that may count.
     limit: u64,
-    /// Where the processes of an instance note what they commit, and the row of this one.
-    account: Option<(&'static Kin, usize)>,
     /// Counts changes: a fault whose cause another thread just removed is retried once per generation.
     pub generation: u64,
+}
+
+impl SpaceState {
+    /// Makes fresh what of a mapping was so; gives the bytes.
+    fn restored_fresh(&self, start: u64, mapping: &Mapping) -> u64 {
+        if !mapping.is_counted() || !mapping.is_private_anonymous() {
+            return 0;
+        }
+        self.fresh
+            .iter()
+            .map(|(from, to)| charge::freshen((*from).max(start), (*to).min(mapping.end)))
+            .sum()
+    }
 }
 
 impl Space {
@@ -70,6 +90,7 @@ impl Space {
         // SAFETY: the reservation made just now. Forks of the monitor that hold no guest must not copy it: see `detach`.
         let mut tables = PageTables::new()?;
         low::build(&mut tables)?;
+        charge::begin(limit);
         let mut space = Self {
             mappings: BTreeMap::new(),
             tables,
@@ -78,9 +99,7 @@ impl Space {
             heap_end: 0,
             files: BTreeMap::new(),
             next_object: 0,
-            committed: 0,
             limit,
-            account: None,
             generation: 0,
         };
         space.vm.ensure(0, LOW_END)?;
@@ -96,36 +115,22 @@ impl Space {
     pub fn replace_vm(&mut self, mut vm: Vm) -> Result<(), Errno> {
         vm.adopt(&self.vm)?;
         self.vm = vm;
+        charge::recount(self.charge(0, WINDOW));
         Ok(())
     }
 
     pub fn committed(&self) -> u64 {
-        self.committed
+        charge::counted()
     }
 
     /// Counts what is committed here and in all other processes of the instance as one.
     pub fn share_account(&mut self, kin: &'static Kin, row: usize) {
-        self.account = Some((kin, row));
-        self.publish();
+        charge::share(kin, row);
     }
 
     /// Whether a copy of this address space fits the limit; it is booked in `row` then.
     pub fn book_copy(&self, row: usize) -> Result<(), Errno> {
-        let Some((kin, _)) = self.account else {
-            return Ok(());
-        };
-        kin.commit(row, self.committed);
-        if kin.committed() > self.limit {
-            kin.commit(row, 0);
-            return Err(Errno::NOMEM);
-        }
-        Ok(())
-    }
-
-    fn publish(&self) {
-        if let Some((kin, row)) = self.account {
-            kin.commit(row, self.committed);
-        }
+        charge::book_copy(row)
     }
 
     /// Gives all memory back and begins anew under `vm`: for a program that is executed.
@@ -137,8 +142,7 @@ impl Space {
         self.mappings.clear();
         self.files.clear();
         (self.heap_start, self.heap_end) = (0, 0);
-        self.committed = 0;
-        self.publish();
+        charge::begin(self.limit);
         self.generation += 1;
         self.vm.ensure(0, LOW_END)?;
         self.vm.ensure_tables(self.tables.bytes())
@@ -154,6 +158,10 @@ impl Space {
             heap_start: self.heap_start,
             heap_end: self.heap_end,
             files: self.files.clone(),
+            fresh: charge::parts(0, WINDOW)
+                .into_iter()
+                .filter_map(|(start, end, fresh)| fresh.then_some((start, end)))
+                .collect(),
         }
     }
 
@@ -206,15 +214,16 @@ impl Space {
                     start,
                 )?;
             }
+            let fresh = state.restored_fresh(start, &mapping);
             if mapping.protection.any() {
                 self.vm.ensure(start, mapping.end)?;
-                self.tables.set(start, mapping.end, mapping.protection)?;
+                self.show(start, mapping.end, mapping.protection)?;
             }
             if !mapping.wiped && !shared {
                 mapping.backing = Backing::Image { anonymous };
             }
             mapping.shared = shared;
-            self.committed += mapping.charge(start, mapping.end);
+            charge::shift(mapping.charge(start, mapping.end), fresh);
             self.mappings.insert(start, mapping);
         }
         self.vm.ensure_tables(self.tables.bytes())
@@ -338,32 +347,66 @@ impl Space {
     pub(super) fn charge(&self, start: u64, end: u64) -> u64 {
         self.parts(start, end)
             .iter()
-            .map(|(from, to, mapping)| mapping.charge(*from, *to))
+            .map(|(from, to, mapping)| {
+                mapping
+                    .charge(*from, *to)
+                    .saturating_sub(charge::fresh(*from, *to))
+            })
             .sum()
     }
 
     pub(super) fn check_limit(&self, released: u64, wanted: u64) -> Result<(), Errno> {
-        let own = self.committed - released + wanted;
-        if own > self.limit || self.mappings.len() > MAPPINGS_MAX {
+        if self.mappings.len() > MAPPINGS_MAX {
             return Err(Errno::NOMEM);
         }
-        if let Some((kin, row)) = self.account
-            && wanted > released
-        {
-            // Booked before it is added up: two processes never both take the last of it.
-            kin.commit(row, own);
-            if kin.committed() > self.limit {
-                self.publish();
-                return Err(Errno::NOMEM);
-            }
-        }
-        Ok(())
+        charge::check(released, wanted)
     }
 
     /// Removes `start..end` from the list, splitting what reaches over its ends.
     pub(super) fn remove(&mut self, start: u64, end: u64) {
+        charge::settle(start, end);
         for (from, to, mapping) in self.parts(start, end) {
-            self.committed -= mapping.charge(from, to);
+            charge::shift(charge::forget(from, to), mapping.charge(from, to));
+        }
+        self.take_out(start, end);
+    }
+
+    /// Puts `mapping` in place of what is there. What is fresh stays so, and `turned` of it became so for this.
+    ///
+    /// Preconditions: `charge::settle` was called for the range.
+    pub(super) fn replace(&mut self, start: u64, mapping: Mapping, turned: Turned) {
+        let end = mapping.end;
+        let parts = self.parts(start, end).into_iter();
+        let old: u64 = parts.map(|(from, to, part)| part.charge(from, to)).sum();
+        charge::shift(mapping.charge(start, end) + turned.counted, old + turned.fresh);
+        self.take_out(start, end);
+        self.put_in(start, mapping);
+    }
+
+    /// Before memory with nothing in it comes into the place of what is there.
+    pub(super) fn turn(&self, start: u64, mapping: &Mapping) -> Turned {
+        let end = mapping.end;
+        charge::settle(start, end);
+        if mapping.is_counted() && mapping.is_private_anonymous() {
+            Turned {
+                fresh: charge::freshen(start, end),
+                counted: 0,
+            }
+        } else {
+            Turned {
+                fresh: 0,
+                counted: charge::forget(start, end),
+            }
+        }
+    }
+
+    /// It did not come: all of the range counts.
+    pub(super) fn turn_back(&self, start: u64, end: u64, turned: Turned) {
+        charge::shift(charge::forget(start, end) + turned.counted, turned.fresh);
+    }
+
+    fn take_out(&mut self, start: u64, end: u64) {
+        for (from, to, _) in self.parts(start, end) {
             let (whole_start, whole) = match self.find(from) {
                 Some(found) => found,
                 None => continue,
@@ -376,12 +419,15 @@ impl Space {
                 self.mappings.insert(to, whole.later(to - whole_start));
             }
         }
-        self.publish();
     }
 
     /// Adds a mapping over free space, merged with equal neighbours.
-    pub(super) fn insert(&mut self, mut start: u64, mut mapping: Mapping) {
-        self.committed += mapping.charge(start, mapping.end);
+    pub(super) fn insert(&mut self, start: u64, mapping: Mapping) {
+        self.replace(start, mapping, Turned::default());
+    }
+
+    fn put_in(&mut self, mut start: u64, mut mapping: Mapping) {
+        mapping.counts = mapping.is_counted();
         if let Some((before, left)) = self.mappings.range(..start).next_back().map(|(at, m)| (*at, *m))
             && left.end == start
             && (Mapping {
@@ -406,7 +452,6 @@ impl Space {
             mapping.end = right.end;
         }
         self.mappings.insert(start, mapping);
-        self.publish();
     }
 
     /// The highest free range of `length` bytes below `top`.
@@ -432,13 +477,32 @@ impl Space {
         protection: Protection,
         host: impl FnOnce() -> Result<(), Errno>,
     ) -> Result<(), Errno> {
+        self.alter(start, end, protection, host)?;
+        self.show(start, end, protection)
+    }
+
+    /// The first two steps of `change`; the list is brought up to date, then `show` is the third.
+    pub(super) fn alter(
+        &mut self,
+        start: u64,
+        end: u64,
+        protection: Protection,
+        host: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         self.generation += 1;
         if protection.any() {
             self.vm.ensure(start, end)?;
         }
         self.tables.set(start, end, Protection::NONE)?;
-        host()?;
-        self.tables.set(start, end, protection)?;
+        host()
+    }
+
+    /// Sets the entries, but for what is fresh.
+    pub(super) fn show(&mut self, start: u64, end: u64, protection: Protection) -> Result<(), Errno> {
+        for (from, to, fresh) in charge::parts(start, end) {
+            let protection = if fresh { Protection::NONE } else { protection };
+            self.tables.set(from, to, protection)?;
+        }
         self.vm.ensure_tables(self.tables.bytes())
     }
 
@@ -508,9 +572,10 @@ impl Space {
             },
             origin,
             grows: flags & libc::MAP_GROWSDOWN != 0 && anonymous && !shared,
+            unreserved: flags & libc::MAP_NORESERVE != 0 && anonymous && !shared,
             ..Mapping::anonymous(end, protection)
         };
-        self.check_limit(self.charge(start, end), mapping.charge(start, end))?;
+        self.check_limit(self.charge(start, end), mapping.wanted(start, end))?;
         let host_flags = if shared {
             libc::MAP_SHARED
         } else {
@@ -522,25 +587,28 @@ impl Space {
             } else {
                 0
             };
-        let changed = self.change(start, end, protection, || {
+        let turned = self.turn(start, &mapping);
+        let changed = self.alter(start, end, protection, || {
             host_map(start, length, protection.host(), host_flags, host_fd, offset)
         });
         if let Err(error) = changed {
             // Nothing was mapped: what was there stays, with its entries.
+            self.turn_back(start, end, turned);
             for (from, to, old) in self.parts(start, end) {
-                self.tables.set(from, to, old.protection)?;
+                self.show(from, to, old.protection)?;
             }
             return Err(error);
         }
-        self.remove(start, end);
-        self.insert(start, mapping);
-        if flags & libc::MAP_POPULATE != 0 && protection.any() {
+        self.replace(start, mapping, turned);
+        // As in the kernel, what cannot be made present is no error.
+        let present = flags & libc::MAP_POPULATE != 0 && protection.any() && charge::touch(start, end) == end;
+        self.show(start, end, protection)?;
+        if present {
             let advice = if protection.write {
                 libc::MADV_POPULATE_WRITE
             } else {
                 libc::MADV_POPULATE_READ
             };
-            // As in the kernel, what cannot be made present is no error.
             let _ = host_advise(start, length, advice);
         }
         Ok(start)
@@ -611,29 +679,56 @@ impl Space {
         let parts = self.parts(address, end);
         let wanted = parts
             .iter()
-            .map(|(from, to, part)| Mapping { protection, ..*part }.charge(*from, *to))
+            .map(|(from, to, part)| match (Mapping { protection, ..*part }) {
+                part_now if part.is_counted() => part_now
+                    .charge(*from, *to)
+                    .saturating_sub(charge::fresh(*from, *to)),
+                part_now => part_now.wanted(*from, *to),
+            })
             .sum();
         self.check_limit(self.charge(address, end), wanted)?;
-        let changed = self.change(address, end, protection, || {
+        charge::settle(address, end);
+        // What never was writable has nothing in it.
+        let turned: Vec<Turned> = parts
+            .iter()
+            .map(|(from, to, part)| {
+                let end = *to;
+                let now = Mapping {
+                    end,
+                    protection,
+                    ..*part
+                };
+                if !part.is_counted() && now.is_counted() {
+                    self.turn(*from, &now)
+                } else {
+                    Turned::default()
+                }
+            })
+            .collect();
+        let changed = self.alter(address, end, protection, || {
             host_protect(address, length, protection.host())
         });
         if let Err(error) = changed {
-            for (from, to, old) in parts {
-                self.tables.set(from, to, old.protection)?;
+            for ((from, to, old), turned) in parts.into_iter().zip(turned) {
+                if turned.fresh > 0 {
+                    self.turn_back(from, to, turned);
+                }
+                self.show(from, to, old.protection)?;
             }
             return Err(error);
         }
-        for (from, to, part) in parts {
-            self.remove(from, to);
-            self.insert(
+        for ((from, to, part), turned) in parts.into_iter().zip(turned) {
+            self.replace(
                 from,
                 Mapping {
                     end: to,
                     protection,
                     ..part
                 },
+                turned,
             );
         }
+        self.show(address, end, protection)?;
         if end < wanted_end {
             Err(Errno::NOMEM)
         } else {

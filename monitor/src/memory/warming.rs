@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::charge;
 use super::host_side::host_advise;
 use super::mapping::Backing;
 use super::space::Space;
@@ -64,9 +65,32 @@ impl Space {
         })
     }
 
+    /// Counts the pages of the set that have not been touched before (`memory::charge`), as far as there is room.
+    fn count(&mut self, set: &WorkingSet) -> Result<(), Errno> {
+        let runs: Vec<Run> = self.warmable(set).collect();
+        for run in runs {
+            let Some((_, mapping)) = self.find(run.start) else {
+                continue;
+            };
+            for (from, to, fresh) in charge::parts(run.start, run.end) {
+                let (from, to) = (from & !(LARGE_PAGE - 1), to.next_multiple_of(LARGE_PAGE));
+                if fresh && charge::touch(from, to) == to {
+                    self.show(from, to, mapping.protection)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the pages of the set present in the host, the written ones as copies. A page that cannot be is met later.
-    pub fn populate(&self, set: &WorkingSet) {
+    pub fn populate(&mut self, set: &WorkingSet) {
+        if self.count(set).is_err() {
+            return;
+        }
         for run in self.warmable(set) {
+            if charge::touch(run.start, run.end) < run.end {
+                continue;
+            }
             let advice = if run.written {
                 libc::MADV_POPULATE_WRITE
             } else {
@@ -103,8 +127,11 @@ impl Space {
 
     /// Lays out what `Task::warm` runs: gives how many pages it touches.
     pub fn lay_warmer(&mut self, set: &WorkingSet) -> Result<u64, Errno> {
-        let pages: Vec<(u64, bool)> = self
-            .warmable(set)
+        self.count(set)?;
+        let parts: Vec<Run> = self.warmable(set).collect();
+        let pages: Vec<(u64, bool)> = parts
+            .iter()
+            .filter(|run| charge::fresh(run.start & !(LARGE_PAGE - 1), run.end) == 0)
             .flat_map(|run| {
                 (run.start..run.end)
                     .step_by(4096)

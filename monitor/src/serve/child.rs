@@ -175,7 +175,8 @@ pub fn begin(world: &mut World, setup: &Setup, jail: &Jail, phase: Phase) {
         phase,
         // The boot writes the memory image, whose offsets are addresses.
         file_bytes: (phase == Phase::Instance).then(|| memory.saturating_add(OWN_FILE_BYTES)),
-        data_bytes: Some(memory.saturating_add(OWN_MEMORY_BYTES)),
+        // What is mapped and fresh does not count, but the kernel counts it.
+        data_bytes: Some(crate::vm::layout::WINDOW + OWN_MEMORY_BYTES),
         cpu_seconds: world.options.cpu_limit.filter(|_| phase == Phase::Instance),
         scratch: (phase == Phase::Instance).then_some(&scratch),
     };

@@ -217,7 +217,7 @@ fn msync(task: &mut Task, [address, length, flags, ..]: Args) -> SysResult {
         return Err(Errno::INVAL);
     }
     let length = mapped(task, address, length)?;
-    let (host, length) = access::pieces(address, length)?.single().ok_or(Errno::INVAL)?;
+    let host = access::range(address, length)?;
     // SAFETY: a range of guest memory.
     unsafe { task.host(libc::SYS_msync, [host, length, flags, 0, 0, 0]) }
 }
@@ -235,7 +235,7 @@ fn mincore(task: &mut Task, [address, length, vector, ..]: Args) -> SysResult {
     let mut resident = vec![0u8; usize::try_from(MINCORE_STEP / PAGE).map_err(|_| Errno::NOMEM)?];
     while at < end {
         let step = (end - at).min(MINCORE_STEP);
-        let (host, _) = access::pieces(at, step)?.single().ok_or(Errno::INVAL)?;
+        let host = access::range(at, step)?;
         // SAFETY: a range of guest memory, and a local buffer with a byte for each of its pages.
         unsafe {
             task.host(

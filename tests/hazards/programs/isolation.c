@@ -122,6 +122,30 @@ static void act(const char *path, const char *argument) {
             got++;
         }
         SAY("%zu %d", got, errno);
+    } else if (!strcmp(path, "/reservation")) {
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        char *vast = mmap(0, 10l << 30, PROT_READ | PROT_WRITE, flags, -1, 0);
+        if (vast == MAP_FAILED) SAY("refused %d", errno);
+        for (long at = 0; vast != MAP_FAILED && at < 10l << 30; at += 4096) vast[at] = 1;
+        SAY("touched all");
+    } else if (!strcmp(path, "/filled")) {
+        // By the monitor, on behalf of the program.
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, zero = open("/dev/zero", O_RDONLY);
+        char *vast = mmap(0, 10l << 30, PROT_READ | PROT_WRITE, flags, -1, 0);
+        long filled = 0;
+        ssize_t step = 0;
+        while (filled < 10l << 30 && (step = read(zero, vast + filled, 64 << 20)) > 0) filled += step;
+        SAY("%ld %d", filled >> 20, step < 0 ? errno : 0);
+    } else if (!strcmp(path, "/hidden")) {
+        // What was written stays, whatever may be done with it now.
+        int mebibytes = 0;
+        for (char *piece; mebibytes < 10240; mebibytes += 8) {
+            piece = mmap(0, 8 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (piece == MAP_FAILED) break;
+            memset(piece, 1, 8 << 20);
+            mprotect(piece, 8 << 20, mebibytes & 8 ? PROT_READ : PROT_NONE);
+        }
+        SAY("%d %d", mebibytes, errno);
     } else if (!strcmp(path, "/opens")) {
         int opened = 0;
         for (int i = 0; i < atoi(argument); i++) {

@@ -463,3 +463,72 @@ CASE(mapping_many_files_side_by_side_keeps_their_ends_apart) {
     CHECK(room[0] == '1' && room[2 * PAGE] == '2');
     CHECK(readable(room) && !readable(room + PAGE) && readable(room + 2 * PAGE) && !readable(room + 3 * PAGE));
 }
+
+#define MEBIBYTE (1l << 20)
+
+// Memory of which far more is mapped than is there.
+static char *vast(void) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    char *at = DO(mmap(NULL, 2048 * MEBIBYTE, PROT_READ | PROT_WRITE | PROT_EXEC, flags, -1, 0));
+    return (char *)(((uintptr_t)at + 2 * MEBIBYTE - 1) & -(uintptr_t)(2 * MEBIBYTE));
+}
+
+CASE(a_writable_reservation_costs_what_is_touched) {
+    char *at = vast();
+    for (long i = 0; i < 8; i++) at[i * 200 * MEBIBYTE] = (char)(i + 1);
+    for (long i = 0; i < 8; i++) CHECK(at[i * 200 * MEBIBYTE] == i + 1 && at[i * 200 * MEBIBYTE + 3 * MEBIBYTE] == 0);
+}
+
+CASE(a_reservation_made_writable_later_costs_what_is_touched) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    char *at = DO(mmap(NULL, 2048 * MEBIBYTE, PROT_NONE, flags, -1, 0));
+    CHECK(mprotect(at, 2048 * MEBIBYTE, PROT_READ | PROT_WRITE | PROT_EXEC) == 0);
+    at[1000 * MEBIBYTE] = 7;
+    CHECK(madvise(at, 2048 * MEBIBYTE, MADV_DONTNEED) == 0);
+    CHECK(at[1000 * MEBIBYTE] == 0);
+    CHECK(mprotect(at, 1001 * MEBIBYTE, PROT_NONE) == 0 && !readable(at + 1000 * MEBIBYTE) && readable(at + 1001 * MEBIBYTE));
+}
+
+CASE(system_calls_fill_memory_that_nobody_has_touched) {
+    char *at = vast(), text[] = "over the edge of two mebibytes";
+    int ends[2];
+    DO(pipe(ends));
+    DO(write(ends[1], text, sizeof text));
+    CHECK(read(ends[0], at + 2 * MEBIBYTE - 7, 1 << 16) == sizeof text);
+    CHECK(!strcmp(at + 2 * MEBIBYTE - 7, text));
+    struct stat *status = (struct stat *)(at + 4 * MEBIBYTE);
+    CHECK(fstat(ends[0], status) == 0 && S_ISFIFO(status->st_mode));
+    put("file", "content");
+    int file = DO(open("file", O_RDONLY));
+    struct iovec parts[] = {{at + 6 * MEBIBYTE, 3}, {at + 8 * MEBIBYTE, 100 * MEBIBYTE}};
+    CHECK(readv(file, parts, 2) == 7 && !memcmp(at + 6 * MEBIBYTE, "con", 3) && !memcmp(at + 8 * MEBIBYTE, "tent", 5));
+}
+
+CASE(what_nobody_has_touched_can_be_cut_and_moved) {
+    char *at = vast();
+    at[0] = 1;
+    at[10 * MEBIBYTE] = 2;
+    CHECK(munmap(at + 3 * MEBIBYTE, 2 * MEBIBYTE) == 0);
+    CHECK(readable(at + 3 * MEBIBYTE - 1) && !readable(at + 4 * MEBIBYTE) && readable(at + 5 * MEBIBYTE));
+    CHECK(mprotect(at + 7 * MEBIBYTE, PAGE, PROT_READ) == 0);
+    at[7 * MEBIBYTE - 1] = at[7 * MEBIBYTE + PAGE] = 3;
+    CHECK(at[7 * MEBIBYTE] == 0);
+    char *moved = mremap(at + 9 * MEBIBYTE, 8 * MEBIBYTE, 64 * MEBIBYTE, MREMAP_MAYMOVE);
+    CHECK(moved != MAP_FAILED && moved[MEBIBYTE] == 2 && moved[5 * MEBIBYTE] == 0 && moved[63 * MEBIBYTE] == 0);
+    moved[63 * MEBIBYTE] = 4;
+    char *longer = mremap(moved, 64 * MEBIBYTE, 80 * MEBIBYTE, MREMAP_MAYMOVE);
+    CHECK(longer != MAP_FAILED && longer[63 * MEBIBYTE] == 4 && longer[79 * MEBIBYTE] == 0);
+}
+
+CASE(a_child_has_its_own_copy_of_what_is_touched_and_of_what_is_not) {
+    char *at = vast();
+    at[0] = 1;
+    pid_t child = DO(fork());
+    if (!child) {
+        at[4 * MEBIBYTE] = 2;
+        _exit(at[0] == 1 && at[4 * MEBIBYTE] == 2 && at[6 * MEBIBYTE] == 0 ? 0 : 1);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(at[4 * MEBIBYTE] == 0);
+}
