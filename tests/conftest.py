@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.figures import PROPERTY, Figure, figures_of
 from tests.support.registry import Registry, running_registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,3 +38,16 @@ def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regis
     """A registry that wants basic auth."""
     with running_registry(tmp_path_factory.mktemp("private"), ("bob", "correct horse")) as running:
         yield running
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Tells what the test measured; it is shown at the end of the run."""
+    return lambda text: record_property(PROPERTY, text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    if lines := figures_of(reports):
+        terminalreporter.section("figures")
+        terminalreporter.write("\n".join(lines) + "\n")

@@ -20,6 +20,7 @@ from bundles.revisions import RevisionStore
 from faas_resources.store.directory import DirectoryStore
 from tests.downloader.conftest import Node
 from tests.downloader.hostile import hostile_registry, raw
+from tests.support.figures import Figure
 from tests.support.images import TinyImage, tiny_image, write_layout
 from tests.support.registry import Registry
 
@@ -84,7 +85,7 @@ def check_whole(data: Path, images: dict[str, int]) -> None:
 
 
 @pytest.mark.timeout(120 + 5 * KILLS)
-async def test_kill_at_any_moment_leaves_the_store_whole(node: Node, registry: Registry) -> None:
+async def test_kill_at_any_moment_leaves_the_store_whole(node: Node, registry: Registry, figure: Figure) -> None:
     numbers = random.Random(os.environ.get("MAYFLY_TEST_SEED", str(time.time_ns())))
     made = [distinct_image(number) for number in range(4)]
     images = {image.digest: number for number, image in enumerate(made)}
@@ -115,7 +116,7 @@ async def test_kill_at_any_moment_leaves_the_store_whole(node: Node, registry: R
         await node.eventually(lambda: [path.name for path in (bundles / "unpacked").iterdir()] == [f"sha256-{bundle.spec.image.hex}"])
         await node.eventually(lambda: len(list(node.revisions.layout.blobs())) == 4)
     check_whole(node.data, images)
-    print(f"{KILLS} kills, {moves} of them after the revision had moved")
+    figure(f"{KILLS} kills, {moves} of them after the revision had moved")
 
 
 async def test_second_downloader_on_a_directory_does_not_start(node: Node) -> None:

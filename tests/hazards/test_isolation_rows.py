@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.compiling import compiled
+from tests.support.figures import Figure
 from tests.support.serving import MONITOR, Event, Serve, make_bundle
 from tests.support.system import descendants, resident, size
 
@@ -93,7 +94,8 @@ def gone(pid: int, seconds: float) -> bool:
 # ---- one process per call
 
 
-def test_crash_of_one_of_many_instances_ends_that_one_alone(root: Path, tmp_path: Path) -> None:
+@pytest.mark.alone
+def test_crash_of_one_of_many_instances_ends_that_one_alone(root: Path, tmp_path: Path, figure: Figure) -> None:
     with serving(root, tmp_path, pool=CRASHES, instances=2 * CRASHES) as serve:
         parked: set[str] = set()
 
@@ -108,10 +110,11 @@ def test_crash_of_one_of_many_instances_ends_that_one_alone(root: Path, tmp_path
             replied = time.monotonic()
             pid = int(serve.wait_for("parked", lambda event: event["instance"] == crash.instance)["pid"])
             assert gone(pid, GONE_MS / 1000)
-            print(f"\nthe crashed instance's process was gone {(time.monotonic() - replied) * 1000:.0f} ms after the reply")
+            gone_ms = (time.monotonic() - replied) * 1000
             answers = [other.result() for other in others]
         assert (crash.status, crash.headers["x-mayfly-failure"]) == (500, "signal 11")
         assert [(answer.status, answer.body) for answer in answers] == [(200, b"ok")] * (CRASHES - 1)
+        figure(f"1 of {CRASHES} instances crashed, its process was gone {gone_ms:.0f} ms after the reply; {len(answers)} answered")
         assert len({answer.instance for answer in (crash, *answers)}) == CRASHES
 
 
@@ -192,15 +195,17 @@ def test_no_network(serve: Serve) -> None:
 # ---- limits
 
 
-def test_a_fork_bomb_ends(serve: Serve) -> None:
+def test_a_fork_bomb_ends(serve: Serve, figure: Figure) -> None:
     made, number = map(int, said(serve, "/fork").split())
+    figure(f"{made} processes, then {errno.errorcode[number]}")
     assert made < 5000
     assert number in {errno.EAGAIN, errno.ENOMEM, errno.ENOSYS}
     assert serve.call("after", path="/ok").body == b"ok"
 
 
-def test_threads_end_with_eagain(serve: Serve) -> None:
+def test_threads_end_with_eagain(serve: Serve, figure: Figure) -> None:
     made, number = map(int, said(serve, "/threads").split())
+    figure(f"{made} threads, then {errno.errorcode[number]}")
     assert made < 5000
     assert number == errno.EAGAIN
 
@@ -235,8 +240,9 @@ def test_who_touches_more_memory_than_the_function_has_is_killed(root: Path, tmp
 
 
 @pytest.mark.timeout(120 + OPENS // 1000)
-def test_a_million_opens_end_with_emfile(serve: Serve) -> None:
+def test_a_million_opens_end_with_emfile(serve: Serve, figure: Figure) -> None:
     opened, number = map(int, said(serve, "/opens", str(OPENS), milliseconds=60_000 + OPENS).split())
+    figure(f"{OPENS} opens, {opened} of them gave a descriptor")
     assert opened < 1024
     assert number == errno.EMFILE
 
@@ -268,9 +274,10 @@ def test_the_guest_is_told_its_limits(serve: Serve) -> None:
     assert tasks == "max" or int(tasks) > 0
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["/fork", "/malloc", f"/opens?{OPENS}", "/file?/tmp/file"])
-def test_a_neighbour_keeps_its_time(root: Path, tmp_path: Path, path: str) -> None:
+def test_a_neighbour_keeps_its_time(root: Path, tmp_path: Path, path: str, figure: Figure) -> None:
     """Prints the neighbour's 99th percentile beside the greedy instance's; at full size it is held to 1.2 times what it was."""
     (tmp_path / "greedy").mkdir()
     (tmp_path / "neighbour").mkdir()
@@ -286,7 +293,7 @@ def test_a_neighbour_keeps_its_time(root: Path, tmp_path: Path, path: str) -> No
                 loud.append(timed(neighbour))
             assert beside.result().status in {200, 500}
     before, after = percentile(quiet), percentile(loud)
-    print(f"\n{path}: p99 {before * 1000:.1f} ms alone, {after * 1000:.1f} ms beside it ({after / before:.2f} times), {len(loud)} calls")
+    figure(f"p99 {before * 1000:.1f} ms alone, {after * 1000:.1f} ms beside it ({after / before:.2f} times), {len(loud)} calls")
     if "MAYFLY_TEST_NEIGHBOUR_CALLS" in os.environ:
         assert after <= 1.2 * before
 
@@ -308,7 +315,8 @@ def percentile(values: list[float]) -> float:
 # ---- the deadline covers everything
 
 
-def test_spinning_neighbours_make_no_good_call_wrong(root: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(120 + 4 * SPINNING)
+def test_spinning_neighbours_make_no_good_call_wrong(root: Path, tmp_path: Path, figure: Figure) -> None:
     with serving(root, tmp_path, pool=4, instances=2 * SPINNING + 8) as serve:
         serve.wait_for("parked")
         with concurrent.futures.ThreadPoolExecutor(2 * SPINNING) as pool:
@@ -317,15 +325,16 @@ def test_spinning_neighbours_make_no_good_call_wrong(root: Path, tmp_path: Path)
                 for number in range(2 * SPINNING)
             ]
             answers = [call.result() for call in calls]
+    figure(f"{SPINNING} good calls beside {SPINNING} that spin")
     assert [(answer.status, answer.body) for answer in answers[::2]] == [(200, b"ok")] * SPINNING
     assert [answer.headers.get("x-mayfly-failure") for answer in answers[1::2]] == ["deadline"] * SPINNING
 
 
-def test_a_call_over_sixteen_tebibytes_of_addresses_ends(serve: Serve) -> None:
+def test_a_call_over_sixteen_tebibytes_of_addresses_ends(serve: Serve, figure: Figure) -> None:
     began = time.monotonic()
     numbers = errors(serve, "/madvise")
     took = time.monotonic() - began
-    print(f"\n14 calls of madvise over 1 << 44: {took:.2f} s")
+    figure(f"14 calls of madvise over 1 << 44: {took:.2f} s")
     assert set(numbers) <= {errno.ENOMEM, errno.EINVAL, errno.EFAULT, 0}
     assert took < 14 * 5
 
@@ -339,14 +348,15 @@ def test_a_sleep_of_thirty_years_ends_at_the_deadline(serve: Serve) -> None:
 # ---- output caps
 
 
-def test_output_is_cut_at_the_limit_and_held_by_nobody(serve: Serve) -> None:
+@pytest.mark.timeout(120 + OUTPUT_MIB)
+def test_output_is_cut_at_the_limit_and_held_by_nobody(serve: Serve, figure: Figure) -> None:
     before = resident(serve.process.pid)
-    answer = serve.call("output", path=f"/output?{OUTPUT_MIB}", milliseconds=110_000)
+    answer = serve.call("output", path=f"/output?{OUTPUT_MIB}", milliseconds=60_000 + 1000 * OUTPUT_MIB)
     assert answer.body == b"ok"
     serve.ended("output")
     grown = resident(serve.process.pid) - before
     lines = [event for event in serve.events if event["event"] == "log"]
-    print(f"\n{OUTPUT_MIB} MiB of output: {sum(len(event['line']) for event in lines)} bytes kept, serve grew by {grown >> 10} KiB")
+    figure(f"{OUTPUT_MIB} MiB of output: {sum(len(event['line']) for event in lines)} bytes kept, serve grew by {grown >> 10} KiB")
     assert sum(len(event["line"]) for event in lines) <= LIMIT + 200
     assert any("limit" in event["line"] for event in lines if event["stream"] == "monitor")
     assert grown < 8 << 20

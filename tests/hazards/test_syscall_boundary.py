@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.cases import Shown, cases_in, judge, shown_once
 from tests.support.compiling import SHARED, compiled, programs_of
+from tests.support.figures import Figure
 from tests.support.serving import MONITOR, Event, Serve, make_bundle
 
 pytestmark = pytest.mark.system
@@ -145,7 +146,9 @@ def test_thread_exhaustion_ends_with_eagain_and_leaves_no_trace(program: Callabl
 
 
 @pytest.mark.timeout(120 + RACES // 500)
-def test_arguments_that_change_during_a_call_are_copied_once_and_checked_once(program: Callable[..., Path], tmp_path: Path) -> None:
+def test_arguments_that_change_during_a_call_are_copied_once_and_checked_once(
+    program: Callable[..., Path], tmp_path: Path, figure: Figure
+) -> None:
     secret = tmp_path / "secret"
     secret.write_text("of the host")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -157,7 +160,7 @@ def test_arguments_that_change_during_a_call_are_copied_once_and_checked_once(pr
         with pytest.raises(BlockingIOError):
             listener.accept()
     assert "exited with status 0" in function.failed["message"], function.failed
-    print("\n" + "\n".join(lines))
+    figure("; ".join(lines))
     assert lines == [
         f"paths: {RACES} calls, 0 wrong",
         "some were opened",

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import outside
+from tests.support.figures import Figure
 from tests.support.serving import MONITOR, Serve, make_bundle
 
 pytestmark = pytest.mark.system
@@ -342,7 +343,8 @@ def test_instances_do_not_reach_each_other(tmp_path: Path) -> None:
 Program = Callable[..., Path]
 
 
-def test_an_address_that_changes_during_the_call_is_judged_as_it_is_used(tmp_path: Path, program: Program) -> None:
+@pytest.mark.timeout(120 + FLIPS // 500)
+def test_an_address_that_changes_during_the_call_is_judged_as_it_is_used(tmp_path: Path, program: Program, figure: Figure) -> None:
     path = program("sockaddr_race", "-static", "-O1", "-pthread")
     rules = [rule(cidr="192.0.2.0/24", ports=(8001,)), rule(cidr="192.0.2.0/24", ports=(9000,), protocol="udp")]
     root = tmp_path / "root"
@@ -357,7 +359,7 @@ def test_an_address_that_changes_during_the_call_is_judged_as_it_is_used(tmp_pat
         answer = serve.call("race", milliseconds=3_600_000)
         assert answer.status == 200, serve.ended("race")
         words = dict(word.split("=") for word in answer.body.decode().split())
-    print(answer.body.decode())
+    figure(answer.body.decode().strip())
     assert int(words["wrong"]) == 0
     assert int(words["allowed"]) > 0
     assert int(words["refused"]) > 0

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from mayfly.image_building.interpreter import running
+from tests.support.figures import Figure
 from tests.support.once import made_once
 from tests.support.roots import add_node, add_python, make_root
 from tests.support.serving import PATIENCE, Serve, make_bundle
@@ -81,9 +82,12 @@ FRESH = ("getrandom", "urandom", "uuid4", "openssl", "boot_id", "at_random")
 SEEDED = ("random", "numpy", "generator")
 
 
-def test_what_asks_the_kernel_or_openssl_is_fresh_in_every_clone_and_the_rest_is_with_the_shim(python_root: Path, tmp_path: Path) -> None:
+def test_what_asks_the_kernel_or_openssl_is_fresh_in_every_clone_and_the_rest_is_with_the_shim(
+    python_root: Path, tmp_path: Path, figure: Figure
+) -> None:
     values = drawn(python(python_root, tmp_path / "bundle", "SHIM=1"), tmp_path, CLONES)
     assert {kind: different(values, kind) for kind in (*FRESH, *SEEDED)} == dict.fromkeys((*FRESH, *SEEDED), CLONES)
+    figure(f"{CLONES} clones, all distinct: {', '.join((*FRESH, *SEEDED))}")
     assert different(values, "hash") == 1
 
 
@@ -108,10 +112,11 @@ def test_the_hash_seed_is_of_the_snapshot_and_outlives_a_restart_but_not_a_boot(
     assert different(again + other, "at_random") == 6
 
 
-def test_node_is_fresh_in_every_clone_with_the_preload(node_root: Path, tmp_path: Path) -> None:
+def test_node_is_fresh_in_every_clone_with_the_preload(node_root: Path, tmp_path: Path, figure: Figure) -> None:
     kinds = ("Math.random", "randomUUID", "webcrypto.randomUUID", "randomInt", "randomBytes", "boot_id")
     values = drawn(node(node_root, tmp_path / "bundle", ["--require", "/mayfly-resume.cjs"]), tmp_path, CLONES)
     assert {kind: different(values, kind) for kind in kinds} == dict.fromkeys(kinds, CLONES)
+    figure(f"{CLONES} clones, all distinct: {', '.join(kinds)}")
 
 
 def test_without_the_preload_node_repeats_what_it_keeps(node_root: Path, tmp_path: Path) -> None:
@@ -137,7 +142,7 @@ def test_the_canary_is_of_the_snapshot_and_the_bytes_behind_it_are_the_clones(pr
     assert len({bytes_ for answers in seen for _, bytes_ in answers}) == 8
 
 
-def test_no_call_finds_what_another_has_left(program: Callable[..., Path], tmp_path: Path) -> None:
+def test_no_call_finds_what_another_has_left(program: Callable[..., Path], tmp_path: Path, figure: Figure) -> None:
     """Each call scans its memory and its vector registers for the mark of the calls before, and leaves it everywhere."""
     calls = int(os.environ.get("MAYFLY_TEST_RESIDUE_CALLS", "60"))
     made = make_root(tmp_path / "root")
@@ -148,6 +153,7 @@ def test_no_call_finds_what_another_has_left(program: Callable[..., Path], tmp_p
             answers = list(pool.map(lambda number: serve.call(f"c-{number}", path="/look/5eedfa11"), range(calls)))
     found = {tuple(int(word) for word in answer.body.split()[:3]) for answer in answers}
     assert found == {(0, 0, 0)}
+    figure(f"{calls} calls, none found the mark of another")
     assert min(int(answer.body.split()[3]) for answer in answers) > 1 << 20
 
 

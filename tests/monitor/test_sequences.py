@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.figures import Figure
+
 pytestmark = pytest.mark.system
 
 CALLS = 40
@@ -74,12 +76,12 @@ def comparison(program: Callable[..., Path], monitor: Path, tmp_path: Path) -> C
 
 
 @pytest.mark.timeout(120 + COUNT // 5)
-def test_random_sequences_of_calls_are_the_same(comparison: Comparison) -> None:
+def test_random_sequences_of_calls_are_the_same(comparison: Comparison, figure: Figure) -> None:
     native, inside = comparison.both(FIRST, COUNT)
     assert len(native) == COUNT + 1
     assert len(inside) == len(native)
     different = [int(one.split()[0]) for one, other in zip(native[:-1], inside[:-1], strict=True) if one != other]
-    print(f"\n{COUNT} sequences from number {FIRST}, {native[-1]}: {'all equal' if not different else f'{len(different)} differ'}")
+    figure(f"{COUNT} sequences from number {FIRST}, {native[-1]}: {'all equal' if not different else f'{len(different)} differ'}")
     assert not different, "\n".join(comparison.explain(one) for one in different[:3])
     assert inside[-1] == native[-1]
 

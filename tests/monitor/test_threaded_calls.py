@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.clone_cost import Function, functions
+from tests.support.figures import Figure
 from tests.support.serving import Serve, make_bundle
 
 pytestmark = pytest.mark.system
@@ -29,7 +30,9 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Function]:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_no_call_of_a_threaded_program_is_answered_badly(known: dict[str, Function], tmp_path: Path, name: str, way: str) -> None:
+def test_no_call_of_a_threaded_program_is_answered_badly(
+    known: dict[str, Function], tmp_path: Path, name: str, way: str, figure: Figure
+) -> None:
     function = known[name]
     bundle = make_bundle(tmp_path / "bundle", function.root, function.args, memory_bytes=2 << 30)
     count = max(1, CALLS // (len(FUNCTIONS) * len(WAYS)))
@@ -49,3 +52,4 @@ def test_no_call_of_a_threaded_program_is_answered_badly(known: dict[str, Functi
         assert len({instance for _, instance in answered}) == count
         for number, _ in answered:
             assert serve.ended(f"c-{number}")["cause"] == "closed"
+        figure(f"{count} calls, 0 bad")

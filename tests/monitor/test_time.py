@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.figures import Figure
 from tests.support.serving import Answer, Serve, make_bundle
 
 pytestmark = pytest.mark.system
@@ -78,7 +79,7 @@ def numbers(answer: Answer) -> dict[str, int]:
     return {name: int(value) for name, value in (line.split() for line in answer.body.decode().splitlines())}
 
 
-def test_clocks_stand_still_from_the_snapshot_to_the_call_and_realtime_is_true(clocks_root: Path, tmp_path: Path) -> None:
+def test_clocks_stand_still_from_the_snapshot_to_the_call_and_realtime_is_true(clocks_root: Path, tmp_path: Path, figure: Figure) -> None:
     bundle = make_bundle(tmp_path / "bundle", clocks_root, ["/server"])
     off: list[int] = []
     with Serve(bundle, tmp_path) as serve:
@@ -102,7 +103,7 @@ def test_clocks_stand_still_from_the_snapshot_to_the_call_and_realtime_is_true(c
             assert 0 <= told["uptime"] * MILLISECOND <= after - before + booted + 20 * MILLISECOND
             assert 0 <= told["ticks"] * 10 * MILLISECOND <= after - before + booted + 20 * MILLISECOND
             assert -1000 <= told["sysinfo"] <= (after - before + booted) / MILLISECOND + 20
-    print(f"\n{len(off)} clones: realtime at most {max(off) / MILLISECOND:.3f} ms beside the host's")
+    figure(f"{len(off)} clones: realtime at most {max(off) / MILLISECOND:.3f} ms beside the host's")
     assert max(off) < 50 * MILLISECOND
 
 

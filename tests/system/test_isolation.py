@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.figures import Figure
 from tests.support.load import Target, calls, spread
 from tests.support.node import Node, until
 from tests.support.system import descendants, function, management, size
@@ -17,7 +18,7 @@ AT_A_TIME = 16
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_no_call_sees_another(node: Node, examples: Path) -> None:
+def test_no_call_sees_another(node: Node, examples: Path, figure: Figure) -> None:
     node.ok("apply", "-f", examples / "counter" / "image.yaml", "--wait", "--timeout", "50s")
     status = function(node, "counter")
     monitor, pool = status["serving"]["monitor_pid"], status["spec"]["pool"]
@@ -27,7 +28,7 @@ def test_no_call_sees_another(node: Node, examples: Path) -> None:
     until(lambda: len(descendants(monitor)) <= pool, "the end of all instances", 1.0)
     gone = time.monotonic() - last
     seconds = last - min(outcome.began for outcome in outcomes)
-    print(f"{spread(outcomes)}; {CALLS / seconds:.0f} calls a second; the last instance was gone after {gone * 1000:.0f} ms")
+    figure(f"{spread(outcomes)}; {CALLS / seconds:.0f} calls a second; the last instance was gone after {gone * 1000:.0f} ms")
 
     assert [outcome for outcome in outcomes if not outcome.ok] == []
     assert {outcome.body for outcome in outcomes} == {b"1\n"}

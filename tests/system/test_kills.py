@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.figures import Figure
 from tests.support.load import Load, Outcome, Target, call, spread
 from tests.support.node import Node, processes, until
 from tests.support.registry import Registry, running_registry
@@ -73,7 +74,7 @@ def kill(pid: int) -> None:
 
 @pytest.mark.timeout(120 + 20 * DOWNLOADER_KILLS)
 def test_downloader_killed_at_any_moment_leaves_the_store_whole(
-    node: Node, registry: Registry, chance: random.Random, tmp_path: Path
+    node: Node, registry: Registry, chance: random.Random, tmp_path: Path, figure: Figure
 ) -> None:
     program = function_program(tmp_path / "program")
     made = [image_of(program, content(number)) for number in range(IMAGES)]
@@ -137,7 +138,7 @@ def test_downloader_killed_at_any_moment_leaves_the_store_whole(
     until(lambda: len(list((bundles / "layout/blobs/sha256").iterdir())) == 1 + len(made[0].blobs), "the end of old blobs")
     check_store(bundles, expected)
     within = f"{1.2 * took:.1f} s of an update or {1.2 * (starts + took):.1f} s of a start"
-    print(f"{DOWNLOADER_KILLS} kills within {within}; {moved} came when the update was done")
+    figure(f"{DOWNLOADER_KILLS} kills within {within}; {moved} came when the update was done")
 
 
 def goes_on(load: Load) -> None:
@@ -155,7 +156,7 @@ def monitors_gone(monitor: int) -> Iterator[None]:
 
 
 @pytest.mark.timeout(120 + 20 * MONITOR_KILLS)
-def test_monitor_killed_under_load_costs_the_calls_that_it_had(node: Node, chance: random.Random, tmp_path: Path) -> None:
+def test_monitor_killed_under_load_costs_the_calls_that_it_had(node: Node, chance: random.Random, tmp_path: Path, figure: Figure) -> None:
     program = function_program(tmp_path / "program")
     layout = layout_of(tmp_path / "image", program, content(1))
     expected = {image_of(program, content(1)).digest: {"app": program, **content(1)}}
@@ -186,7 +187,7 @@ def test_monitor_killed_under_load_costs_the_calls_that_it_had(node: Node, chanc
     assert 0 < len(lost) <= AT_A_TIME * MONITOR_KILLS
     instances = [outcome.instance for outcome in load.outcomes if outcome.ok]
     assert len(set(instances)) == len(instances)
-    print(f"{MONITOR_KILLS} kills, {len(lost)} calls lost; {spread(load.outcomes)}; neighbour: {spread(neighbour.outcomes)}")
+    figure(f"{MONITOR_KILLS} kills, {len(lost)} calls lost; {spread(load.outcomes)}; neighbour: {spread(neighbour.outcomes)}")
 
 
 def _met(outcome: Outcome, kills: list[tuple[float, float]]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.figures import Figure
 from tests.support.load import Load, Outcome, Target, call, spread
 from tests.support.node import Node, manifest, processes, until
 from tests.support.system import configured_node, edit, failed, function, layout_of, size, variables
@@ -49,7 +50,7 @@ def answered(load: Load, moment: float) -> set[bytes]:
 
 
 @pytest.mark.timeout(120 + 10 * UPDATES)
-def test_no_call_fails_while_a_function_is_updated(node: Node, layouts: tuple[Path, Path]) -> None:
+def test_no_call_fails_while_a_function_is_updated(node: Node, layouts: tuple[Path, Path], figure: Figure) -> None:
     def update(number: int) -> bytes:
         """Every update has another environment, every other one another image; what it answers with."""
         node.deploy(layouts[number % 2], "fn", env=variables(VERSION=number))
@@ -76,7 +77,7 @@ def test_no_call_fails_while_a_function_is_updated(node: Node, layouts: tuple[Pa
     until(lambda: {path.name for path in revisions.iterdir()} == {"current", revision}, "the end of old bundles")
     monitors = [command for command in processes(str(node.data)).values() if "mayfly-monitor serve" in command]
     assert all(revision in command for command in monitors)
-    print(f"{UPDATES + 1} updates: {spread(load.outcomes)}")
+    figure(f"{UPDATES + 1} updates: {spread(load.outcomes)}")
 
 
 def test_no_call_fails_when_updates_follow_each_other_faster_than_they_are_done(node: Node, layouts: tuple[Path, Path]) -> None:
