@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.bundles.conftest import ROOT
+from tests.support.user import AS_USER
 
 HERE = Path(__file__).parent
-AS_USER = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"]
-"""A user namespace whose only user owns root's files and is nobody else's root: an ordinary user who can read this checkout."""
 
 
 @ROOT

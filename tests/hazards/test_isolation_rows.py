@@ -317,11 +317,19 @@ def percentile(values: list[float]) -> float:
 
 @pytest.mark.timeout(120 + 4 * SPINNING)
 def test_spinning_neighbours_make_no_good_call_wrong(root: Path, tmp_path: Path, figure: Figure) -> None:
+    # Those that spin share the processors, two seconds each.
+    patience = 60.0 + 3 * SPINNING
     with serving(root, tmp_path, pool=4, instances=2 * SPINNING + 8) as serve:
         serve.wait_for("parked")
         with concurrent.futures.ThreadPoolExecutor(2 * SPINNING) as pool:
             calls = [
-                pool.submit(serve.call, f"c{number}", path="/spin" if number % 2 else "/ok", milliseconds=2000 if number % 2 else 100_000)
+                pool.submit(
+                    serve.call,
+                    f"c{number}",
+                    path="/spin" if number % 2 else "/ok",
+                    milliseconds=2000 if number % 2 else 100_000,
+                    queue=patience,
+                )
                 for number in range(2 * SPINNING)
             ]
             answers = [call.result() for call in calls]

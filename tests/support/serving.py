@@ -169,11 +169,12 @@ class Serve:
         path: str = "/",
         milliseconds: int = 10_000,
         headers: Mapping[str, str] | None = None,
+        queue: float = PATIENCE,
     ) -> Answer:
-        """One call, from the envelope to the end of the answer, which may take as long as the call and the monitor's patience."""
+        """One call, from the envelope to the end of the answer. It may take its time and, before an instance has it, `queue` seconds."""
         fields = {"Host": "f", "Connection": "close", "Content-Length": str(len(body)), **(headers or {})}
         head = "".join(f"{key}: {value}\r\n" for key, value in fields.items())
-        with self.connect(PATIENCE + milliseconds / 1000) as connection:
+        with self.connect(queue + milliseconds / 1000) as connection:
             request = f"MAYFLY/1 {name} {milliseconds} -\nPOST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
             # A program that does not read its input may end first; its answer is there all the same.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
