@@ -145,7 +145,7 @@ def test_thread_exhaustion_ends_with_eagain_and_leaves_no_trace(program: Callabl
     assert made[0] == made[1]
 
 
-@pytest.mark.timeout(120 + RACES // 500)
+@pytest.mark.timeout(180 + RACES * 6 // 1000)
 def test_arguments_that_change_during_a_call_are_copied_once_and_checked_once(
     program: Callable[..., Path], tmp_path: Path, figure: Figure
 ) -> None:
@@ -156,7 +156,7 @@ def test_arguments_that_change_during_a_call_are_copied_once_and_checked_once(
         listener.listen(8)
         listener.settimeout(0)
         function = Function(program("flips"), tmp_path, str(RACES), str(secret), str(tmp_path / "host.sock"))
-        lines = function.run(ready_ms=60_000 + RACES)
+        lines = function.run(ready_ms=60_000 + 6 * RACES)
         with pytest.raises(BlockingIOError):
             listener.accept()
     assert "exited with status 0" in function.failed["message"], function.failed
