@@ -22,6 +22,8 @@ from tests.support.figures import Figure
 from tests.support.serving import MONITOR, Event, Serve, make_bundle
 from tests.support.system import descendants, resident, size
 
+pytestmark = pytest.mark.system
+
 PROGRAM = Path(__file__).parent / "programs" / "isolation.c"
 MEMORY = 256 << 20
 CRASHES = size("CRASHES", 50)
