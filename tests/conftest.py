@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything under tests/system needs the built monitor and /dev/kvm, and says so."""
+    """Everything under tests/monitor and tests/system needs the built monitor and /dev/kvm, and says so."""
     for item in items:
-        if item.path.is_relative_to(ROOT / "tests" / "system"):
+        if any(item.path.is_relative_to(ROOT / "tests" / room) for room in ("monitor", "system")):
             item.add_marker(pytest.mark.system)
 
 
