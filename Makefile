@@ -66,7 +66,7 @@ languages: build test-packages $(VENV)/.dev
 
 # libFuzzer's flags need an unstable compiler option, so the stable compiler is told to take it. Without the address sanitizer, whose shadow lies
 # where a guest's memory does; the monitor's own handler of faults is part of what is tested.
-FUZZERS      := program snapshot call control
+FUZZERS      := calls program snapshot call control
 FUZZ_SECONDS ?= 1800
 FUZZ_FLAGS   := -max_total_time=$(FUZZ_SECONDS) -handle_segv=0 -handle_bus=0 -handle_fpe=0 -rss_limit_mb=2048 -timeout=20
 FUZZ_TARGET  := x86_64-unknown-linux-gnu
@@ -79,7 +79,7 @@ fuzz: rust
 	    echo "fuzzing $$fuzzer for $(FUZZ_SECONDS) s"; \
 	    target/$(FUZZ_TARGET)/release/$$fuzzer $(FUZZ_FLAGS) -artifact_prefix=findings/$$fuzzer/ corpus/$$fuzzer seeds/$$fuzzer findings/$$fuzzer \
 	        >corpus/$$fuzzer.log 2>&1 || { tail -n 30 corpus/$$fuzzer.log; exit 1; }; \
-	    grep -E '^(Done|stat::number)' corpus/$$fuzzer.log | tail -n 1; \
+	    grep -aE '^(Done|system calls made)' corpus/$$fuzzer.log | tail -n 2; \
 	done
 
 check: $(VENV)/.dev

@@ -177,12 +177,13 @@ impl Process {
     /// Adds a thread of the snapshot as a record. With a vCPU it stands by.
     pub fn add_dormant(self: &Arc<Self>, mut dormant: Dormant, vcpu: Option<Vcpu>) -> Result<(), Errno> {
         dormant.stands_by = vcpu.is_some();
-        let tid = dormant.state.tid;
+        let (tid, robust_list) = (dormant.state.tid, dormant.state.robust_list);
         let state = vcpu.is_some().then(|| dormant.state.clone());
         self.threads.dormant.fetch_add(1, Ordering::AcqRel);
         self.threads.several.store(true, Ordering::Release);
         self.thread_came(Thread {
             dormant: Some(Box::new(dormant)),
+            robust_list,
             ..Thread::running(tid, 0)
         });
         let (Some(vcpu), Some(state)) = (vcpu, state) else {

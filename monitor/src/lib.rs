@@ -23,6 +23,7 @@ mod passing;
 mod pids;
 mod process;
 mod ready;
+mod rlimits;
 mod run;
 mod serve;
 mod signals;

@@ -51,6 +51,8 @@ pub struct Thread {
     pub dormant: Option<Box<Dormant>>,
     /// How a record that stood by goes on.
     pub outcome: Option<Outcome>,
+    /// Its list of robust locks, for the end of the process.
+    pub robust_list: u64,
 }
 
 impl Thread {
@@ -62,6 +64,7 @@ impl Thread {
             rested: None,
             dormant: None,
             outcome: None,
+            robust_list: 0,
         }
     }
 }

@@ -130,6 +130,8 @@ pub struct Image {
     pub ignores_pipe: bool,
     /// The guest's soft limit of descriptors.
     pub open_files: i32,
+    /// The limits that it has set.
+    pub limits: Vec<[u64; 2]>,
     pub clock: clock::Handover,
 }
 
@@ -195,6 +197,7 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
         env,
         ignores_pipe: false,
         open_files: limit,
+        limits: Vec::new(),
         clock: clock::hand_over(),
     };
     start(image, launch, enters)
@@ -211,6 +214,7 @@ pub fn execute(fd: i32) -> Result<Infallible, RunError> {
     }
     clock::take_over(&image.clock);
     crate::fs::descriptors::set_limit(u64::from(image.open_files.unsigned_abs()));
+    crate::rlimits::take_over(&image.limits);
     if image.ignores_pipe {
         // SAFETY: the disposition that the program before left.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };

@@ -101,6 +101,16 @@ pub fn size(fd: RawFd) -> Result<Option<u64>, Errno> {
     Ok(file.is_regular().then_some(file.size))
 }
 
+/// Where a write to what the guest's `fd` is would begin, if that is a regular file.
+pub fn start_of(fd: RawFd, start: Start) -> Result<Option<u64>, Errno> {
+    let descriptor = descriptor(fd)?;
+    let file = File::of(descriptor)?;
+    if !file.is_regular() {
+        return Ok(None);
+    }
+    position(descriptor, start, file.size).map(Some)
+}
+
 /// The account of one instance.
 pub struct Storage {
     state: Mutex<State>,

@@ -14,6 +14,8 @@ use crate::memory::faults::Fault;
 use crate::process::{Process, Thread};
 use crate::signals::frame::{self, FIXED_FLAGS, Trap, USER_FLAGS};
 use crate::signals::{self, Actions, AltStack, SA_RESTART, host};
+#[cfg(any(fuzzing, test))]
+use crate::vm::layout::STUB;
 use crate::vm::layout::{EXCEPTION_PORT, SYSCALL_PORT, WARM_LIST, WARMER, WINDOW};
 use crate::vm::low::{self, Frame};
 use crate::vm::vcpu::{Exit, Extended, Registers, Vcpu};
@@ -149,6 +151,7 @@ impl Task {
             .filter(|thread| thread.host_tid == host_tid)
         {
             thread.tid = state.tid;
+            thread.robust_list = state.robust_list;
         }
         if let (true, Some(kin)) = (state.main, self.process.kin()) {
             kin.set_alias(state.tid);
@@ -365,6 +368,30 @@ impl Task {
             return;
         }
         self.resume_through(low::frame_address(self.vcpu.id), raw.rip);
+    }
+
+    /// Makes a system call as if the guest had made it at `rip`, with its stack there; gives what is in rax afterwards. For fuzzers.
+    #[cfg(any(fuzzing, test))]
+    pub fn hostile_call(&mut self, number: u64, args: [u64; 6], rip: u64, rsp: u64) -> u64 {
+        let [rdi, rsi, rdx, r10, r8, r9] = args;
+        self.vcpu.set_registers(Registers {
+            rax: number,
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            r8,
+            r9,
+            rcx: rip,
+            r11: FIXED_FLAGS,
+            rsp,
+            rip: STUB + 2,
+            rflags: FIXED_FLAGS,
+            ..Registers::default()
+        });
+        self.system_call();
+        self.settled = true;
+        self.registers.rax
     }
 
     fn set_result(&mut self, number: u64, result: SysResult) {
@@ -658,6 +685,9 @@ impl Task {
                 crate::lifecycle::leave(&self.process);
             }
         }
+        if !self.shared {
+            syscalls::futexes::give_up_all(&self.process);
+        }
         if self.process.trace {
             eprintln!("mayfly-monitor: the guest died: {message}");
         }
@@ -678,7 +708,7 @@ impl Task {
     }
 
     /// Whether this is the process whose end is the instance's.
-    fn is_first(&self) -> bool {
+    pub fn is_first(&self) -> bool {
         !self.shared && self.process.is_first()
     }
 
@@ -692,6 +722,7 @@ impl Task {
 
     /// Another thread executes a program: this one is no more. The main host thread stays, asleep.
     fn vanish(&mut self) {
+        syscalls::futexes::give_up(self);
         self.clear_tid = 0;
         if sys::thread_id() == sys::process_id() {
             self.leave_main();

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.system
 HERE = Path(__file__).parent
 AREAS = {path.stem: cases_in(path) for path in sorted((HERE / "conformance").glob("*.c"))}
 CASES = [(area, name) for area, names in AREAS.items() for name in names]
-# An instance has one process.
+# Its cases execute programs of this machine, which the image lacks.
 RUN_ONLY = frozenset({"processes"})
 
 

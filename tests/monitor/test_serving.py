@@ -94,6 +94,16 @@ def test_the_receipt_of_a_fault_says_where(serve: Serve) -> None:
     assert "read" in message.split("last system calls:")[1]
 
 
+def test_the_receipt_of_an_abort_says_what_came_before(serve: Serve) -> None:
+    serve.call("bad", path="/abort")
+    receipt = serve.ended("bad")
+    assert (receipt["cause"], receipt["code"]) == ("signal", 6)
+    reason, last = receipt["message"].split("; last system calls: ")
+    assert reason == "signal 6 (SIGABRT) sent by the program itself"
+    assert "read=" in last
+    assert last.split()[-1] in {"tgkill=?", "tkill=?"}
+
+
 def test_a_jump_into_the_stub_harms_only_the_guest(serve: Serve) -> None:
     serve.call("bad", path="/jump", milliseconds=1000)
     assert serve.ended("bad")["cause"] in {"signal", "internal", "deadline", "closed"}

@@ -41,3 +41,4 @@ pub use opening::OpenRequest;
 pub use owners::USER_RANGE;
 pub use removal::{names_in, remove_instance, remove_name, remove_tree};
 pub use resolve::At;
+pub use synthetic::check_readable;

@@ -479,6 +479,7 @@ impl PassedNamespace {
     pub fn take_up(self) -> Namespace {
         // SAFETY: numbers that `pass` named before the exec, which nothing else in this process owns.
         let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+        synthetic::expect_directories();
         let mut mounts = Mounts::new();
         for mount in self.mounts {
             mounts.insert(mount.take_up());

@@ -706,6 +706,12 @@ pub const ROWS: &[Row] = &[
     ),
     row(
         libc::SYS_prlimit64,
+        Phases::GUEST,
+        &[int(0, 0), int(1, c_resource(libc::RLIMIT_CPU))],
+        "a guest limits its own processor time; the hard limit cannot be raised",
+    ),
+    row(
+        libc::SYS_prlimit64,
         Phases::SERVE,
         &[int(0, 0)],
         "a child's own limits",

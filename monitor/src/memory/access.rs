@@ -67,6 +67,24 @@ impl Pieces {
         }
     }
 
+    /// The first bytes of it, so many.
+    pub fn first(&self, mut bytes: u64) -> Self {
+        let mut ranges = Vec::new();
+        for range in &self.ranges {
+            let length = usize::try_from(bytes).unwrap_or(usize::MAX).min(range.iov_len);
+            ranges.push(libc::iovec {
+                iov_len: length,
+                ..*range
+            });
+            bytes -= length as u64;
+        }
+        Self {
+            ranges,
+            unreadable: self.unreadable,
+            list: self.list,
+        }
+    }
+
     /// Whether the guest gave a list in which there is no byte.
     pub fn is_empty_list(&self) -> bool {
         self.list && self.length() == 0

@@ -11,7 +11,7 @@ use crate::vm::layout::{LOW_END, STACK_SIZE, WINDOW, page_down, page_up};
 use crate::vm::page_tables::Protection;
 
 /// libc does not have these (<asm-generic/mman-common.h>).
-const MADV_WIPEONFORK: i32 = 18;
+pub(super) const MADV_WIPEONFORK: i32 = 18;
 const MADV_KEEPONFORK: i32 = 19;
 
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;

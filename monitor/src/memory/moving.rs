@@ -103,6 +103,7 @@ impl Space {
             ..mapping.later(old_end - old)
         };
         self.check_limit(0, added.wanted(old_end, new_end))?;
+        self.check_size(0, new_end - old_end)?;
         // A file's pages are shown by the host mapping as a whole; memory is simply added.
         let from = if mapping.is_private_anonymous() || matches!(mapping.backing, Backing::Image { .. }) {
             old_end
@@ -149,6 +150,7 @@ impl Space {
             .map_or(0, |start| self.charge(start, start + wanted.new_length));
         let released = self.charge(old, old_end) + replaced;
         self.check_limit(released, kept + mapping.wanted(0, wanted.new_length))?;
+        self.check_size(if wanted.keeps { 0 } else { old_end - old }, wanted.new_length)?;
         let start = self.place(wanted)?;
         let end = start + wanted.new_length;
         // What is moved counts, all of it: it may be touched while it moves. What is added is fresh.

@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::access;
+use super::advice::MADV_WIPEONFORK;
 use super::charge;
 use super::host_side::{host_advise, host_map, host_protect, reserve};
 use super::mapping::{Backing, MappedFile, Mapping, Origin};
 use crate::errno::{Errno, SysResult};
 use crate::kin::Kin;
+use crate::rlimits;
 use crate::sys;
 use crate::vm::kvm::Vm;
 use crate::vm::layout::{
@@ -113,9 +115,27 @@ impl Space {
 
     /// In the child of a fork: the same memory under a VM of its own.
     pub fn replace_vm(&mut self, mut vm: Vm) -> Result<(), Errno> {
+        self.wipe_image()?;
         vm.adopt(&self.vm)?;
         self.vm = vm;
         charge::recount(self.charge(0, WINDOW));
+        Ok(())
+    }
+
+    /// Makes what a fork is to wipe fresh memory where it is a snapshot's image, which the host does not wipe by itself.
+    fn wipe_image(&mut self) -> Result<(), Errno> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        for (start, mapping) in &mut self.mappings {
+            if !mapping.wiped || mapping.backing != (Backing::Image { anonymous: true }) {
+                continue;
+            }
+            let length = mapping.end - start;
+            if mapping.protection.any() {
+                host_map(*start, length, mapping.protection.host(), flags, -1, 0)?;
+                host_advise(*start, length, MADV_WIPEONFORK)?;
+            }
+            mapping.backing = Backing::Anonymous;
+        }
         Ok(())
     }
 
@@ -203,6 +223,7 @@ impl Space {
                     -1,
                     0,
                 )?;
+                host_advise(start, mapping.end - start, MADV_WIPEONFORK)?;
             } else if mapping.protection.any() {
                 let flags = libc::MAP_PRIVATE;
                 host_map(
@@ -355,8 +376,43 @@ impl Space {
             .sum()
     }
 
+    /// ENOMEM if an address space that becomes so much larger is beyond what the guest has set.
+    pub(super) fn check_size(&self, released: u64, wanted: u64) -> Result<(), Errno> {
+        let most = rlimits::soft(libc::RLIMIT_AS);
+        if wanted <= released || most == libc::RLIM_INFINITY {
+            return Ok(());
+        }
+        let size: u64 = self
+            .mappings
+            .iter()
+            .map(|(start, mapping)| mapping.end - start)
+            .sum();
+        if size + wanted - released > most {
+            return Err(Errno::NOMEM);
+        }
+        Ok(())
+    }
+
+    /// Whether private memory that may be written becomes more than the guest has allowed itself.
+    fn is_beyond_data(&self, released: u64, wanted: u64) -> bool {
+        let most = rlimits::soft(libc::RLIMIT_DATA);
+        if wanted <= released || most == libc::RLIM_INFINITY {
+            return false;
+        }
+        let sizes = self
+            .mappings
+            .iter()
+            .map(|(start, mapping)| mapping.charge(*start, mapping.end));
+        (sizes.sum::<u64>() + wanted).saturating_sub(released) > most
+    }
+
+    /// Bytes that are mapped between two addresses.
+    fn mapped(&self, start: u64, end: u64) -> u64 {
+        self.parts(start, end).iter().map(|(from, to, _)| to - from).sum()
+    }
+
     pub(super) fn check_limit(&self, released: u64, wanted: u64) -> Result<(), Errno> {
-        if self.mappings.len() > MAPPINGS_MAX {
+        if self.mappings.len() > MAPPINGS_MAX || self.is_beyond_data(released, wanted) {
             return Err(Errno::NOMEM);
         }
         charge::check(released, wanted)
@@ -576,6 +632,7 @@ impl Space {
             ..Mapping::anonymous(end, protection)
         };
         self.check_limit(self.charge(start, end), mapping.wanted(start, end))?;
+        self.check_size(self.mapped(start, end), length)?;
         let host_flags = if shared {
             libc::MAP_SHARED
         } else {

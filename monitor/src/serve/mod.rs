@@ -9,6 +9,8 @@ pub mod channel;
 mod checking;
 mod child;
 mod ends;
+#[cfg(any(fuzzing, test))]
+pub mod hostile;
 mod instance;
 mod keeping;
 mod kontain;

@@ -183,7 +183,7 @@ pub(super) fn fail(
 }
 
 /// What `serve` and its children may reach: the image, the private directories, the names of open files.
-fn enter_jail(world: &World) -> Result<Jail, ServeError> {
+pub(super) fn enter_jail(world: &World) -> Result<Jail, ServeError> {
     let kept = world.options.kept_in();
     let space = Space {
         read: &[&world.bundle.root],

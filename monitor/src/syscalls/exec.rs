@@ -91,6 +91,7 @@ fn execute_monitor(task: &Task, mut program: Program) -> SysResult {
         env: program.env,
         ignores_pipe: host::is_ignored(13),
         open_files: crate::fs::descriptors::limit(),
+        limits: crate::rlimits::hand_over(),
         clock: crate::clock::hand_over(),
     };
     let file = image.save()?;
@@ -103,6 +104,9 @@ fn execute_monitor(task: &Task, mut program: Program) -> SysResult {
     ];
     let nothing = [std::ptr::null()];
     descent::keep_over_exec(&passed, true)?;
+    if !task.shared {
+        super::futexes::give_up_all(&task.process);
+    }
     host::set_mask(task.mask);
     if contained {
         // SAFETY: an empty path, which with the flag means the descriptor; NUL-terminated strings in NULL-terminated
@@ -169,6 +173,7 @@ fn replace(task: &mut Task, program: Program) -> SysResult {
     }
     host::block_all();
     end_other_threads(task);
+    super::futexes::give_up(task);
     reset_signals(task);
     process.lock_timers().executed();
     if let Err(why) = begin(task, program) {

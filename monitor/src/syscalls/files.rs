@@ -7,11 +7,13 @@ use std::os::fd::RawFd;
 
 use super::descriptors::register;
 use super::memory::int;
-use super::{Args, Entry, Level, entry};
+use super::{Args, Entry, Level, entry, limits};
 use crate::errno::{Errno, SysResult};
+use crate::fs::check_readable;
 use crate::fs::descriptors::{guest_fd, is_open};
 use crate::memory::access::{self, Pieces};
 use crate::ready::Wait;
+use crate::rlimits;
 use crate::storage::{self, Start};
 use crate::task::Task;
 
@@ -102,9 +104,36 @@ const WRITE: Transfer = Transfer {
     out: true,
 };
 
+/// Whether the guest limits how large its files become.
+fn is_limited() -> bool {
+    rlimits::soft(libc::RLIMIT_FSIZE) != libc::RLIM_INFINITY
+}
+
+/// What of a write stays within that limit.
+fn within_limit(task: &Task, number: RawFd, start: Start, pieces: &Pieces) -> Result<Pieces, Errno> {
+    let length = pieces.length();
+    match storage::start_of(number, start)? {
+        Some(from) => Ok(pieces.first(limits::room_in_file(task, from, length)?)),
+        None => Ok(pieces.first(u64::MAX)),
+    }
+}
+
 fn transfer(task: &Task, fd: u64, pieces: &Pieces, how: Transfer) -> SysResult {
     let number = guest_fd(int(fd))?;
     let [a, b, c] = how.rest;
+    let limited;
+    let pieces = match how.out {
+        true if is_limited() => {
+            let start = if how.single == libc::SYS_write {
+                Start::Position
+            } else {
+                Start::At(a.cast_signed())
+            };
+            limited = within_limit(task, number, start, pieces)?;
+            &limited
+        }
+        _ => pieces,
+    };
     let call = |fd: RawFd| {
         let fd = register(fd);
         // SAFETY: checked ranges of guest memory.
@@ -123,6 +152,7 @@ fn transfer(task: &Task, fd: u64, pieces: &Pieces, how: Transfer) -> SysResult {
     } else if how.out {
         stored(task, number, Start::At(a.cast_signed()), pieces, call)
     } else {
+        check_readable(number)?;
         call(number)
     };
     if let Ok(bytes) = result {
@@ -226,20 +256,24 @@ fn gathered(
     rest: [u64; 3],
     out: bool,
 ) -> SysResult {
-    let pieces = access::vector(vector.0, vector.1)?;
+    let mut pieces = access::vector(vector.0, vector.1)?;
     let fd = guest_fd(int(fd))?;
     let [a, b, c] = rest;
+    let start = match a.cast_signed() {
+        _ if int(c) & libc::RWF_APPEND != 0 => Start::End,
+        -1 if number == libc::SYS_pwritev2 => Start::Position,
+        offset => Start::At(offset),
+    };
+    if out && is_limited() {
+        pieces = within_limit(task, fd, start, &pieces)?;
+    }
     let (buffers, count) = (pieces.as_ptr() as u64, pieces.count() as u64);
     // SAFETY: checked ranges of guest memory, in a list of the monitor's.
     let call = |fd: RawFd| unsafe { task.host(number, [register(fd), buffers, count, a, b, c]) };
     let result = if out {
-        let start = match a.cast_signed() {
-            _ if int(c) & libc::RWF_APPEND != 0 => Start::End,
-            -1 if number == libc::SYS_pwritev2 => Start::Position,
-            offset => Start::At(offset),
-        };
         stored(task, fd, start, &pieces, call)
     } else {
+        check_readable(fd)?;
         call(fd)
     };
     if let Ok(bytes) = result {
@@ -313,6 +347,9 @@ fn resized(
 /// Implements ftruncate(2).
 fn ftruncate(task: &mut Task, [fd, length, ..]: Args) -> SysResult {
     check_position(length)?;
+    if is_limited() && storage::size(int(fd))?.is_some_and(|size| length > size) {
+        limits::check_size_of_file(task, length)?;
+    }
     resized(
         task,
         fd,

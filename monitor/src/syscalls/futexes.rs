@@ -125,6 +125,10 @@ fn set_robust_list(task: &mut Task, [head, length, ..]: Args) -> SysResult {
         return Err(Errno::INVAL);
     }
     task.robust_list = head;
+    let mut threads = task.process.lock_threads();
+    if let Some(own) = threads.iter_mut().find(|thread| thread.tid == task.tid) {
+        own.robust_list = head;
+    }
     Ok(0)
 }
 
@@ -144,11 +148,23 @@ fn get_robust_list(task: &mut Task, [tid, head, length, ..]: Args) -> SysResult 
 pub fn give_up(task: &Task) {
     // A child that shares its parent's memory has no list of its own yet.
     if task.robust_list != 0 && !task.shared {
-        let _ = walk(task, task.robust_list);
+        let _ = walk(&task.process, task.tid, task.robust_list);
     }
 }
 
-fn walk(task: &Task, head: u64) -> Result<(), Errno> {
+/// The same for all threads, when the process ends: only other processes can learn of it, by memory that they share.
+pub fn give_up_all(process: &Arc<Process>) {
+    let lists: Vec<(i32, u64)> = process
+        .lock_threads()
+        .iter()
+        .map(|thread| (thread.tid, thread.robust_list))
+        .collect();
+    for (tid, head) in lists.into_iter().filter(|(_, head)| *head != 0) {
+        let _ = walk(process, tid, head);
+    }
+}
+
+fn walk(process: &Arc<Process>, tid: i32, head: u64) -> Result<(), Errno> {
     let [first, offset, pending]: [u64; 3] = access::read(head)?;
     let mut at = first;
     for _ in 0..LOCKS_MAX {
@@ -158,33 +174,39 @@ fn walk(task: &Task, head: u64) -> Result<(), Errno> {
         // Before the lock is given up: whoever takes it may change the list.
         let next: Result<u64, Errno> = access::read(at & !1);
         if at & !1 != pending & !1 {
-            give_up_lock(task, at, offset, false)?;
+            give_up_lock(process, tid, at, offset, false)?;
         }
         at = next?;
     }
     if pending & !1 != 0 {
-        give_up_lock(task, pending, offset, true)?;
+        give_up_lock(process, tid, pending, offset, true)?;
     }
     Ok(())
 }
 
 /// `entry`: its lowest bit says that the lock inherits priority. `pending`: the thread ended while it took or gave it.
-fn give_up_lock(task: &Task, entry: u64, offset: u64, pending: bool) -> Result<(), Errno> {
+fn give_up_lock(
+    process: &Arc<Process>,
+    tid: i32,
+    entry: u64,
+    offset: u64,
+    pending: bool,
+) -> Result<(), Errno> {
     let address = (entry & !1).wrapping_add(offset);
     let inherits = entry & 1 != 0;
     loop {
         let word: u32 = access::read(address)?;
         if pending && !inherits && word == 0 {
-            return wake_one(&task.process, address);
+            return wake_one(process, address);
         }
-        if word & libc::FUTEX_TID_MASK != task.tid.unsigned_abs() {
+        if word & libc::FUTEX_TID_MASK != tid.unsigned_abs() {
             return Ok(());
         }
         let dead = word & libc::FUTEX_WAITERS | libc::FUTEX_OWNER_DIED;
         if access::exchange(address, word, dead)? == word {
             // Who waits for one that inherits is woken by the kernel when the host's thread ends.
             return if word & libc::FUTEX_WAITERS != 0 && !inherits {
-                wake_one(&task.process, address)
+                wake_one(process, address)
             } else {
                 Ok(())
             };

@@ -1,40 +1,29 @@
-//! Resource limits: what a guest is told, and what it sets for itself. Of those only the number of descriptors is held
-//! here; memory, output and time are the function's, whatever is set.
-
-use std::sync::atomic::{AtomicU64, Ordering};
+//! Resource limits: what a guest is told, and what it sets for itself (`rlimits`). The number of descriptors, the size of files,
+//! memory, processes and processor time are held to what it sets, within what the function has anyhow.
+#![allow(unsafe_code)]
 
 use super::memory::int;
-use super::{Args, Entry, Level, entry};
-use crate::errno::{Errno, SysResult};
+use super::{Args, Entry, Level, entry, signals};
+use crate::clock;
+use crate::errno::{Errno, SysResult, from_libc};
 use crate::fs::descriptors;
 use crate::guest::CONTAINED_FILES;
 use crate::memory::access;
 use crate::process::Process;
+use crate::rlimits;
+use crate::signals::host;
 use crate::task::Task;
 use crate::vm::layout::{STACK_SIZE, VCPUS_MAX};
 
 const AREA: &str = "system";
 
 pub const ENTRIES: &[Entry] = &[
-    entry(
-        libc::SYS_prlimit64,
-        AREA,
-        Level::Emulated,
-        prlimit,
-        "own process; kept, of descriptors enforced",
-    ),
+    entry(libc::SYS_prlimit64, AREA, Level::Emulated, prlimit, "own process"),
     entry(libc::SYS_getrlimit, AREA, Level::Emulated, getrlimit, ""),
     entry(libc::SYS_setrlimit, AREA, Level::Emulated, setrlimit, ""),
 ];
 
-/// How many limits there are (RLIM_NLIMITS).
-const COUNT: usize = 16;
 const INFINITE: u64 = libc::RLIM_INFINITY;
-/// No process has this: the limit was not set.
-const UNSET: u64 = INFINITE - 1;
-
-/// What the guest has set, soft and hard; one process of the host is one of the guest.
-static SET: [[AtomicU64; 2]; COUNT] = [const { [const { AtomicU64::new(UNSET) }; 2] }; COUNT];
 
 /// The limit that a process begins with: (soft, hard).
 fn initial(process: &Process, resource: u32) -> [u64; 2] {
@@ -55,14 +44,10 @@ fn initial(process: &Process, resource: u32) -> [u64; 2] {
 
 /// The limit of a resource as the guest sees it: (soft, hard).
 pub fn limit(process: &Process, resource: u32) -> Result<[u64; 2], Errno> {
-    let index = usize::try_from(resource).map_err(|_| Errno::INVAL)?;
-    let set = SET.get(index).ok_or(Errno::INVAL)?;
+    let set = rlimits::of(resource).ok_or(Errno::INVAL)?;
     let mut limit = initial(process, resource);
     for (value, set) in limit.iter_mut().zip(set) {
-        match set.load(Ordering::Relaxed) {
-            UNSET => {}
-            set => *value = set,
-        }
+        *value = set.unwrap_or(*value);
     }
     if resource == libc::RLIMIT_NOFILE {
         limit[0] = u64::from(descriptors::limit().unsigned_abs());
@@ -88,15 +73,60 @@ fn prlimit(task: &mut Task, [pid, resource, new, old, ..]: Args) -> SysResult {
         if resource == libc::RLIMIT_NOFILE {
             descriptors::set_limit(soft);
         }
-        let index = usize::try_from(resource).map_err(|_| Errno::INVAL)?;
-        for (place, value) in SET[index].iter().zip([soft, hard]) {
-            place.store(value, Ordering::Relaxed);
+        if resource == libc::RLIMIT_CPU {
+            limit_processor(soft, hard)?;
         }
+        rlimits::set(resource, [soft, hard]);
     }
     if old != 0 {
         access::write(old, &before)?;
     }
     Ok(0)
+}
+
+/// Processor time is counted by the host, for the monitor and its guest together; in a clone the guest has used more than this
+/// process. What holds this process anyhow stays.
+fn limit_processor(soft: u64, hard: u64) -> Result<(), Errno> {
+    let used = clock::ahead(libc::CLOCK_PROCESS_CPUTIME_ID) / 1_000_000_000;
+    let here = |seconds: u64| match seconds {
+        INFINITE => INFINITE,
+        // Zero is as one second.
+        seconds => seconds.saturating_sub(used.unsigned_abs()).max(1),
+    };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a live rlimit.
+    from_libc(unsafe { libc::getrlimit(libc::RLIMIT_CPU, &raw mut limit) })?;
+    let most = limit.rlim_max;
+    limit.rlim_max = here(hard).min(most);
+    // The node's own limit is told a second before it kills.
+    let told = if most == INFINITE {
+        INFINITE
+    } else {
+        most.saturating_sub(1)
+    };
+    limit.rlim_cur = here(soft).min(told).min(limit.rlim_max);
+    // SAFETY: a live rlimit.
+    from_libc(unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) })?;
+    Ok(())
+}
+
+/// How many of `length` bytes may be written at `start` of a regular file. With none, the limit of its size was met: SIGXFSZ and
+/// EFBIG (write(2), setrlimit(2)).
+pub fn room_in_file(task: &Task, start: u64, length: u64) -> Result<u64, Errno> {
+    let limit = rlimits::soft(libc::RLIMIT_FSIZE);
+    if length == 0 || start.saturating_add(length) <= limit {
+        return Ok(length);
+    }
+    if start < limit {
+        return Ok(limit - start);
+    }
+    let signal = u64::from(libc::SIGXFSZ.unsigned_abs());
+    signals::end_by(task, signal, "it met the limit of file sizes that it has set");
+    host::send_self(libc::SIGXFSZ, None);
+    Err(Errno(libc::EFBIG))
 }
 
 /// Implements getrlimit(2).
@@ -112,4 +142,13 @@ fn setrlimit(task: &mut Task, [resource, new, ..]: Args) -> SysResult {
         return Err(Errno::FAULT);
     }
     prlimit(task, [0, resource, new, 0, 0, 0])
+}
+
+/// EFBIG, and SIGXFSZ, if a file would become larger than the guest lets it (truncate(2)).
+pub fn check_size_of_file(task: &Task, end: u64) -> Result<(), Errno> {
+    let limit = rlimits::soft(libc::RLIMIT_FSIZE);
+    if end > limit {
+        room_in_file(task, limit, end - limit)?;
+    }
+    Ok(())
 }

@@ -7,12 +7,13 @@ use std::os::fd::AsFd;
 
 use super::descriptors::register;
 use super::memory::int;
-use super::{Args, Entry, Level, entry};
+use super::{Args, Entry, Level, entry, limits};
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::guest_fd;
 use crate::fs::{self, At, Files, OpenRequest, bytes_of_stat, bytes_of_statx};
 use crate::memory::access;
 use crate::task::Task;
+use crate::{rlimits, sys};
 
 const AREA: &str = "paths";
 
@@ -584,6 +585,9 @@ fn set_times(
 /// Implements truncate(2).
 fn truncate(task: &mut Task, [name, length, ..]: Args) -> SysResult {
     let file = files(task).truncatable(At::cwd(&path(name)?), length.cast_signed())?;
+    if length > rlimits::soft(libc::RLIMIT_FSIZE) && length > sys::stat(&file)?.st_size.unsigned_abs() {
+        limits::check_size_of_file(task, length)?;
+    }
     let truncate = || done(fs::truncate(&file, length.cast_signed()));
     match &task.process.storage {
         Some(storage) => storage.resize(file.as_fd(), |_| Ok(length), truncate),

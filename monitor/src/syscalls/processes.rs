@@ -202,6 +202,8 @@ impl Task {
         // Its parent may have been the child of a vfork.
         self.shared = false;
         self.vfork_row = None;
+        // It names the parent's locks.
+        self.robust_list = 0;
         if let Some(own) = self.own_actions.take() {
             *self.process.lock_actions() = *own;
         }

@@ -11,7 +11,9 @@ use crate::kin::Kin;
 use crate::memory::access;
 use crate::pids;
 use crate::signals::frame;
-use crate::signals::{Action, Actions, AltStack, UNBLOCKABLE, host, mirror_action, number, read_set};
+use crate::signals::{
+    Action, Actions, AltStack, SIG_DFL, UNBLOCKABLE, host, mirror_action, number, read_set,
+};
 use crate::sys;
 use crate::task::{Flow, Task};
 
@@ -80,6 +82,43 @@ pub const ENTRIES: &[Entry] = &[
         "own threads only",
     ),
 ];
+
+/// Signals that by default end nothing: ignored, or they stop a process or let it go on (signal(7)).
+const SPARING: u64 = set(&[
+    libc::SIGCHLD,
+    libc::SIGCONT,
+    libc::SIGSTOP,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGURG,
+    libc::SIGWINCH,
+]);
+/// Signals that by default leave a core behind.
+const FAILURES: u64 = set(&[
+    libc::SIGQUIT,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGSEGV,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+    libc::SIGSYS,
+]);
+
+/// Why a program ends that wants to.
+const SENT: &str = "sent by the program itself";
+
+const fn set(signals: &[i32]) -> u64 {
+    let (mut bits, mut at) = (0, 0);
+    while at < signals.len() {
+        bits |= 1 << (signals[at] - 1);
+        at += 1;
+    }
+    bits
+}
 
 /// Implements rt_sigaction(2).
 fn rt_sigaction(task: &mut Task, [signal, new, old, size, ..]: Args) -> SysResult {
@@ -280,9 +319,29 @@ fn kill(task: &mut Task, [pid, signal, ..]: Args) -> SysResult {
             group => -kin.find_group(group.wrapping_neg()).ok_or(Errno::SRCH)?,
         };
     }
+    if target == sys::process_id() {
+        end_by(task, signal, SENT);
+    }
     let pid = i64::from(target).cast_unsigned();
     // SAFETY: no pointers.
     unsafe { task.host(libc::SYS_kill, [pid, signal, 0, 0, 0, 0]) }
+}
+
+/// A signal that the calling thread sends to itself, or to its process: ends the program if that is what it does, and notes why before.
+pub fn end_by(task: &Task, signal: u64, why: &str) {
+    let Ok(signal) = number(signal) else { return };
+    let blocked = task.mask >> (signal - 1) & 1 != 0;
+    let bit = 1u64 << (signal - 1);
+    if blocked || bit & SPARING != 0 || task.action(signal).handler != SIG_DFL {
+        return;
+    }
+    // How a child ends by what it is told, its parent knows. What is noted is the failure.
+    if bit & FAILURES == 0 && !task.is_first() {
+        return;
+    }
+    if let Ok(signal) = i32::try_from(signal) {
+        task.die(signal, why);
+    }
 }
 
 fn kill_all(task: &Task, kin: &Kin, signal: u64) -> SysResult {
@@ -362,6 +421,9 @@ fn tgkill(task: &mut Task, [pid, tid, signal, ..]: Args) -> SysResult {
     let Some((pid, tid)) = thread_of(task, pid, tid, signal, None)? else {
         return Ok(0);
     };
+    if tid == u64::from(sys::thread_id().unsigned_abs()) {
+        end_by(task, signal, SENT);
+    }
     // SAFETY: no pointers.
     unsafe { task.host(libc::SYS_tgkill, [pid, tid, signal, 0, 0, 0]) }
 }

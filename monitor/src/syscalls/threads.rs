@@ -228,6 +228,7 @@ fn exit(task: &mut Task, [status, ..]: Args) -> SysResult {
         crate::lifecycle::end_process(int(status));
     }
     if task.process.lock_threads().len() == 1 {
+        super::futexes::give_up_all(&task.process);
         crate::lifecycle::exit(&task.process, int(status));
     }
     super::futexes::give_up(task);
@@ -244,7 +245,7 @@ fn exit_group(task: &mut Task, [status, ..]: Args) -> SysResult {
     if task.shared {
         crate::lifecycle::end_process(int(status));
     }
-    super::futexes::give_up(task);
+    super::futexes::give_up_all(&task.process);
     crate::lifecycle::exit(&task.process, int(status))
 }
 

@@ -1,5 +1,6 @@
 // Directories and names: mkdir(2), rename(2), link(2), unlink(2), getdents64(2), chdir(2), inotify(7).
 #include "case.h"
+#include <sys/uio.h>
 #include <dirent.h>
 #include <sys/inotify.h>
 
@@ -178,6 +179,16 @@ CASE(getdents_knows_its_errors) {
     FAILS(EINVAL, syscall(SYS_getdents64, directory, buffer, 10));
     FAILS(EFAULT, syscall(SYS_getdents64, directory, (void *)8, 4096));
     FAILS(EBADF, syscall(SYS_getdents64, 999, buffer, sizeof buffer));
+}
+
+CASE(a_directory_of_proc_is_not_read_as_a_file) {
+    char bytes[64];
+    struct iovec part = {bytes, sizeof bytes};
+    int fd = DO(open("/proc/self", O_RDONLY | O_DIRECTORY));
+    FAILS(EISDIR, read(fd, bytes, sizeof bytes));
+    FAILS(EISDIR, pread(fd, bytes, sizeof bytes, 0));
+    FAILS(EISDIR, readv(fd, &part, 1));
+    CHECK(syscall(SYS_getdents64, fd, bytes, sizeof bytes) > 0);
 }
 
 CASE(a_removed_directory_lists_nothing) {

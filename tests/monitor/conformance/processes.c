@@ -223,6 +223,29 @@ CASE(a_robust_lock_is_given_up_by_a_dying_process) {
     CHECK(pthread_mutex_lock(mutex) == EOWNERDEAD);
 }
 
+static void *lock_and_wait(void *mutex) {
+    pthread_mutex_lock(mutex);
+    *(volatile int *)((char *)mutex + 1024) = 1;
+    for (;;) pause();
+}
+
+CASE(robust_locks_of_all_threads_are_given_up_by_a_dying_process) {
+    pthread_mutexattr_t attributes;
+    char *shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pthread_mutexattr_init(&attributes);
+    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+    pthread_mutex_t *ends = (void *)shared, *executes = (void *)(shared + 2048);
+    pthread_mutex_init(ends, &attributes);
+    pthread_mutex_init(executes, &attributes);
+    pthread_t thread;
+    ended(CHILD(pthread_create(&thread, NULL, lock_and_wait, ends); while (!((volatile char *)shared)[1024]) sched_yield(); _exit(0)));
+    CHECK(pthread_mutex_lock(ends) == EOWNERDEAD);
+    ended(CHILD(pthread_create(&thread, NULL, lock_and_wait, executes); while (!((volatile char *)shared)[3072]) sched_yield();
+                execl("/proc/self/exe", "program", "no_case_of_this_name", (char *)NULL)));
+    CHECK(pthread_mutex_lock(executes) == EOWNERDEAD);
+}
+
 CASE(memory_that_is_to_be_wiped_is_zero_in_the_child) {
     char *kept = pages(1), *wiped = pages(1);
     kept[0] = wiped[0] = 7;

@@ -13,6 +13,7 @@ mod sys;
 
 use std::collections::BTreeMap;
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) use dev::Devices;
 pub use proc::Machine;
@@ -79,6 +80,26 @@ const DEVICE: u64 = 0xffff_ff00;
 /// The path in the guest of a synthetic file, from what the host's /proc shows of its descriptor.
 pub fn path_of_name(shown: &[u8]) -> Option<&[u8]> {
     shown.strip_prefix(SHOWN)?.strip_suffix(DELETED)
+}
+
+/// Whether this process may have a synthetic directory open: only then reading asks what it reads.
+static DIRECTORIES: AtomicBool = AtomicBool::new(false);
+
+/// A program that was executed finds what the one before has left open.
+pub fn expect_directories() {
+    DIRECTORIES.store(true, Ordering::Relaxed);
+}
+
+/// EISDIR if a number of the guest's is a synthetic directory, whose content is read by getdents64(2) only.
+pub fn check_readable(fd: RawFd) -> Result<(), Errno> {
+    if DIRECTORIES.load(Ordering::Relaxed)
+        && let Ok(stat) = crate::sys::stat(&fd)
+        && is_marked(&stat)
+        && stat.st_mode & !libc::S_IFMT == DIRECTORY_MARK
+    {
+        return Err(Errno(libc::EISDIR));
+    }
+    Ok(())
 }
 
 /// Whether the attributes are those of a synthetic file (or of a forged one).
@@ -201,7 +222,10 @@ impl Node {
     /// The file in memory that the guest gets for it.
     pub fn materialize(&self, files: &Files<'_>, tree: Tree, path: &[u8]) -> Result<OwnedFd, Errno> {
         let (content, mark) = match self {
-            Self::Directory(names) => (records(path, names), DIRECTORY_MARK),
+            Self::Directory(names) => {
+                expect_directories();
+                (records(path, names), DIRECTORY_MARK)
+            }
             Self::File(content, subject) => (content(files, *subject), FILE_MARK),
             Self::Text(text) => (text.as_bytes().to_vec(), FILE_MARK),
             Self::Link(_) | Self::Descriptor(_) => (Vec::new(), FILE_MARK),

@@ -3,6 +3,11 @@
 //! A fuzzer finds a crash or a hang; what an input means is for other tests to say. `fuzz/seeds` are what fuzzers begin with,
 //! `fuzz/findings` what once went wrong: a test runs all of them, but for `program`, whose one address space each process has once.
 
+mod calls;
+mod hostile;
+mod input;
+mod signatures;
+
 use std::cell::RefCell;
 use std::ffi::CString;
 use std::io::Write;
@@ -17,14 +22,29 @@ use crate::memory::mapping::MappedFile;
 use crate::memory::space::Space;
 use crate::snapshot::{Snapshot, file};
 use crate::vm::kvm::Device;
-use crate::vm::layout::{LOW_END, WINDOW};
 use crate::{guest, serve, sys};
 
 const MEMORY: u64 = 64 << 20;
+/// The fuzzer of system calls says after so many how many there were.
+const REPORTED: u64 = 1_000_000;
 
 thread_local! {
     /// One machine for all programs: what one has mapped is unmapped before the next.
     static SPACE: RefCell<Option<Space>> = const { RefCell::new(None) };
+}
+
+/// Unmaps all that is mapped: by what there is, since the whole window takes long.
+fn empty(space: &mut Space) {
+    let mapped: Vec<(u64, u64)> = space
+        .mappings()
+        .map(|(start, mapping)| (start, mapping.end))
+        .collect();
+    for (start, end) in mapped {
+        assert!(
+            space.unmap(start, end - start).is_ok(),
+            "memory that cannot be unmapped"
+        );
+    }
 }
 
 fn memory_file(bytes: &[u8]) -> Option<OwnedFd> {
@@ -63,10 +83,24 @@ pub fn program(bytes: &[u8]) {
             })
         });
         assert!(space.committed() <= MEMORY, "more memory than the limit");
-        assert!(
-            space.unmap(LOW_END, WINDOW - LOW_END).is_ok(),
-            "memory that cannot be unmapped"
-        );
+        empty(space);
+    });
+}
+
+thread_local! {
+    static CALLS: RefCell<Option<calls::Fuzzer>> = const { RefCell::new(None) };
+}
+
+/// System calls of a guest that means harm, with a second thread that changes the memory under them. Says now and then how many.
+pub fn calls(bytes: &[u8]) {
+    CALLS.with_borrow_mut(|fuzzer| {
+        let fuzzer = fuzzer.get_or_insert_with(calls::Fuzzer::start);
+        let before = fuzzer.calls();
+        fuzzer.play(bytes);
+        let now = fuzzer.calls();
+        if before / REPORTED != now / REPORTED {
+            eprintln!("system calls made: {now}");
+        }
     });
 }
 
@@ -129,5 +163,25 @@ mod tests {
         each_file("snapshot", super::snapshot);
         each_file("call", super::call);
         each_file("control", super::control);
+    }
+
+    #[test]
+    #[ignore = "forks, so it is run by the next one, in a process of its own"]
+    fn hostile_calls() {
+        each_file("calls", super::calls);
+    }
+
+    #[test]
+    fn hostile_calls_harm_nobody_but_the_guest() {
+        let tests = std::env::current_exe().unwrap();
+        let alone = [
+            "--exact",
+            "fuzzing::tests::hostile_calls",
+            "--ignored",
+            "--test-threads=1",
+        ];
+        let output = std::process::Command::new(tests).args(alone).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{told}");
     }
 }
