@@ -4,12 +4,14 @@
 //! an empty input. `serve` counts in the ledger of each child, so what child processes do is in it; the rehearsal is not.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -27,6 +29,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 const OVERHEAD: Duration = Duration::from_secs(15);
 /// The longest time to readiness that can be asked for.
 const LONGEST: Duration = Duration::from_secs(86_400);
+/// The exit status after an interrupt, as a shell has it.
+const INTERRUPTED: u8 = 130;
 /// The call's name.
 const NAME: &str = "used-by";
 
@@ -45,6 +49,8 @@ enum UsedByError {
     Host { what: String, source: std::io::Error },
     #[error("serve {0}")]
     Serve(&'static str),
+    #[error("interrupted")]
+    Interrupted,
     #[error("the program was ready, but its call did not end in time: {0}")]
     Call(String),
 }
@@ -81,7 +87,8 @@ pub fn run(options: &Options) -> u8 {
         }
         Err(error) => {
             eprintln!("mayfly-monitor: syscalls --used-by: {error}");
-            1
+            let interrupted = matches!(error, UsedByError::Interrupted);
+            if interrupted { INTERRUPTED } else { 1 }
         }
     }
 }
@@ -126,6 +133,8 @@ fn start(options: &Options) -> Result<(Serving, ChildStdout), UsedByError> {
         .arg(&options.bundle)
         .arg("--socket")
         .arg(directory.join("s"))
+        // A Ctrl-C at the terminal reaches this process alone, which then ends it.
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
@@ -142,8 +151,10 @@ fn start(options: &Options) -> Result<(Serving, ChildStdout), UsedByError> {
 fn find(options: &Options) -> Result<Findings, UsedByError> {
     let bundle = Bundle::read(&options.bundle)?;
     let end = Instant::now() + options.ready_timeout.min(LONGEST) + CALL + OVERHEAD;
-    let (serving, stream) = start(options)?;
     let (sender, events) = channel();
+    tell_interrupts(sender.clone())?;
+    let (serving, stream) = start(options)?;
+    let failures = sender.clone();
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             let event = serde_json::from_str::<Value>(&line).unwrap_or_default();
@@ -151,6 +162,7 @@ fn find(options: &Options) -> Result<Findings, UsedByError> {
                 return;
             }
         }
+        let _ = sender.send(json!({"event": "end"}));
     });
     let mut findings = Findings::default();
     let mut warning = String::from("no instance took it");
@@ -159,7 +171,7 @@ fn find(options: &Options) -> Result<Findings, UsedByError> {
         let event = match next(&events, end) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => return Err(UsedByError::Call(warning)),
-            Err(RecvTimeoutError::Disconnected) => return Err(UsedByError::Serve("ended unexpectedly")),
+            Err(RecvTimeoutError::Disconnected) => return Err(UsedByError::Serve("is gone")),
         };
         match event["event"].as_str().unwrap_or_default() {
             "used" => add(&mut findings.counts, &event["calls"]),
@@ -168,8 +180,19 @@ fn find(options: &Options) -> Result<Findings, UsedByError> {
                     // The instance begins at the first instruction, too: the boot would count twice.
                     findings.counts.clear();
                 }
-                call(&serving.directory.join("s"), request, end).map_err(host("the call"))?;
+                let (socket, failures) = (serving.directory.join("s"), failures.clone());
+                std::thread::spawn(move || {
+                    if let Err(error) = call(&socket, request, end) {
+                        let _ = failures.send(json!({"event": "call", "error": error.to_string()}));
+                    }
+                });
             }
+            "call" => {
+                let error = event["error"].as_str().unwrap_or_default();
+                return Err(host("the call")(std::io::Error::other(error.to_owned())));
+            }
+            "interrupt" => return Err(UsedByError::Interrupted),
+            "end" => return Err(UsedByError::Serve("ended unexpectedly")),
             "warning" => event["message"]
                 .as_str()
                 .unwrap_or_default()
@@ -182,6 +205,22 @@ fn find(options: &Options) -> Result<Findings, UsedByError> {
             return Ok(findings);
         }
     }
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP are events: what was started and made goes before this does.
+fn tell_interrupts(sender: Sender<Value>) -> Result<(), UsedByError> {
+    let error = |errno: crate::errno::Errno| host("signalfd")(std::io::Error::from_raw_os_error(errno.0));
+    let mask = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].map(|signal| 1_u64 << (signal - 1));
+    let mask = mask[0] | mask[1] | mask[2];
+    crate::signals::host::set_mask(mask);
+    let mut signals = File::from(crate::sys::signalfd(mask, libc::SFD_CLOEXEC).map_err(error)?);
+    std::thread::spawn(move || {
+        let mut info = [0; 128];
+        if signals.read_exact(&mut info).is_ok() {
+            let _ = sender.send(json!({"event": "interrupt"}));
+        }
+    });
+    Ok(())
 }
 
 fn next(events: &Receiver<Value>, end: Instant) -> Result<Value, RecvTimeoutError> {
