@@ -19,6 +19,7 @@ pub use log_lines::{LogLine, LogLines};
 pub use text::Text;
 
 use crate::errno::Errno;
+use crate::jail::Missing;
 use crate::sys;
 
 /// The longest line, with its newline.
@@ -134,6 +135,7 @@ pub enum Event<'a> {
         snapshot: Option<&'a Snapshot>,
         reason: Option<Text>,
         layers: &'a [&'a str],
+        missing: &'a [Missing<'a>],
     },
     /// What the check after the boot has found; the reason if it could not look at all.
     Checked {
@@ -171,6 +173,7 @@ pub enum Event<'a> {
         #[serde(flatten)]
         receipt: &'a Receipt,
         layers: &'a [&'a str],
+        missing: &'a [&'a str],
     },
     /// The system calls of a child that has ended: number, how often, how often answered by ENOSYS or EPERM.
     Used {
@@ -378,8 +381,12 @@ mod tests {
             call: None,
             receipt: &receipt(),
             layers: &["seccomp"],
+            missing: &["mounts"],
         });
-        assert_eq!(ended["layers"][0], "seccomp");
+        assert_eq!(
+            (&ended["layers"][0], &ended["missing"][0]),
+            (&"seccomp".into(), &"mounts".into())
+        );
         assert_eq!(ended["event"], "ended");
         assert_eq!(ended["instance"], "00000000000000ab");
         assert_eq!(ended["call"], Value::Null);
@@ -403,12 +410,20 @@ mod tests {
             snapshot: Some(&snapshot),
             reason: None,
             layers: &["seccomp"],
+            missing: &[Missing {
+                name: "mounts",
+                reason: "why",
+            }],
         });
         assert_eq!(ready["snapshot"]["threads"], 2);
         assert_eq!(ready["snapshot"]["source"], "file");
         assert_eq!(
             (&ready["reason"], &ready["layers"][0]),
             (&Value::Null, &Value::from("seccomp"))
+        );
+        assert_eq!(
+            (&ready["missing"][0]["name"], &ready["missing"][0]["reason"]),
+            (&"mounts".into(), &"why".into())
         );
 
         let failed = Event::Failed {
@@ -455,6 +470,7 @@ mod tests {
                     call: Some(&call),
                     receipt: &receipt,
                     layers: &["seccomp"; 16],
+                    missing: &[],
                 },
                 Event::Failed {
                     reason: FailedReason::Exited,

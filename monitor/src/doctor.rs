@@ -49,6 +49,7 @@ impl Default for Options {
 pub struct Report {
     kvm: KvmReport,
     layers: Vec<LayerReport>,
+    clock: Clock,
     /// Settings of this kernel that cost speed, never correctness.
     hints: Vec<Hint>,
     kernel: String,
@@ -112,6 +113,7 @@ impl Report {
         Self {
             kvm: KvmReport::examine(device, &cpu),
             layers: jail::probe().into_iter().map(LayerReport::from).collect(),
+            clock: Clock::read(&cpu),
             hints: hints(),
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
             cpu: cpu.name,
@@ -161,6 +163,10 @@ impl Report {
                 (false, false) => "miss",
             };
             line(mark, layer.name, &layer.detail);
+        }
+        match &self.clock.advice {
+            None => line("ok", "clock", &self.clock.detail),
+            Some(advice) => line("hint", "clock", &format!("{}: {advice}", self.clock.detail)),
         }
         for hint in &self.hints {
             line("hint", hint.name, &format!("{}: {}", hint.value, hint.advice));
@@ -295,6 +301,8 @@ struct Cpu {
     hypervisor: bool,
     /// The kernel module for its virtualization.
     virtualization: Option<&'static str>,
+    /// Its time-stamp counter has one speed, in whatever state it is.
+    steady_counter: bool,
 }
 
 impl Cpu {
@@ -317,6 +325,70 @@ impl Cpu {
             virtualization: [("vmx", "kvm_intel"), ("svm", "kvm_amd")]
                 .into_iter()
                 .find_map(|(flag, module)| has(flag).then_some(module)),
+            steady_counter: has("constant_tsc") && has("nonstop_tsc"),
+        }
+    }
+}
+
+/// What the kernel tells the time from. Only where that is the time-stamp counter do guests tell it without leaving their virtual machine.
+#[derive(Debug, Serialize)]
+struct Clock {
+    source: String,
+    available: Vec<String>,
+    steady: bool,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+impl Clock {
+    fn read(cpu: &Cpu) -> Self {
+        let sources = "/sys/devices/system/clocksource/clocksource0";
+        let text = |name: &str| read(&format!("{sources}/{name}")).unwrap_or_default();
+        Self::judge(
+            &text("current_clocksource"),
+            &text("available_clocksource"),
+            cpu.steady_counter,
+        )
+    }
+
+    fn judge(source: &str, available: &str, steady: bool) -> Self {
+        let available: Vec<String> = available.split_whitespace().map(str::to_owned).collect();
+        let offered = available.iter().any(|name| name == "tsc");
+        let (detail, advice) = match (source, steady) {
+            ("tsc", true) => (
+                "tsc, and steady: guests read the time without a system call".to_owned(),
+                None,
+            ),
+            ("tsc", false) => (
+                "tsc, of whose steadiness the processor says nothing: the kernel watches it".to_owned(),
+                None,
+            ),
+            (other, _) => {
+                let other = if other.is_empty() { "unknown" } else { other };
+                let detail = format!(
+                    "{other}: each reading of the time is a system call (by tens of microseconds in a nested virtual machine, instead of 40 ns)"
+                );
+                let advice = match (steady, offered) {
+                    (true, true) => {
+                        "sudo sh -c 'echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource' (for good: clocksource=tsc on the kernel's command line)"
+                    }
+                    (true, false) => {
+                        "the kernel has found the counters of the processors apart (see dmesg for tsc); in a virtual machine its provider can offer a steady one"
+                    }
+                    (false, _) => {
+                        "this processor, or its provider, offers no steady time-stamp counter: nothing to be done here"
+                    }
+                };
+                (detail, Some(advice.to_owned()))
+            }
+        };
+        Self {
+            source: source.to_owned(),
+            available,
+            steady,
+            detail,
+            advice,
         }
     }
 }
@@ -329,20 +401,19 @@ fn hints() -> Vec<Hint> {
     };
     let mut hints = Vec::new();
     let shared = read("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
-    if let Some(value) = shared.as_deref().and_then(chosen)
-        && !["advise", "always", "within_size", "force"].contains(&value.as_str())
-    {
+    // Every other value lets the monitor ask for the huge pages that it wants.
+    if let Some(value) = shared.as_deref().and_then(chosen).filter(|value| value == "deny") {
         hints.push(Hint {
             name: "shmem_enabled",
             value,
-            advice: "huge pages for snapshots: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
+            advice: "no huge pages in snapshots, so an instance of Node meets 1,800 pages instead of 740 while it is made: sudo sh -c 'echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled'",
         });
     }
     if let Some(value) = read("/sys/kernel/rcu_expedited").filter(|value| value == "0") {
         hints.push(Hint {
             name: "rcu_expedited",
             value,
-            advice: "virtual machines end faster: echo 1 > /sys/kernel/rcu_expedited (at the cost of idle CPUs)",
+            advice: "a virtual machine's end waits for all processors: about a fifth of the calls a second on two of them (730 instead of 890); sudo sh -c 'echo 1 > /sys/kernel/rcu_expedited' (at the cost of idle processors)",
         });
     }
     hints
@@ -437,6 +508,20 @@ mod tests {
         assert!(absent(cpu(false, Some("kvm_amd"))).contains("modprobe kvm_amd"));
         assert!(absent(cpu(true, None)).contains("nested virtualization"));
         assert!(absent(cpu(false, None)).contains("firmware"));
+    }
+
+    #[test]
+    fn the_clock_has_advice_where_guests_cannot_read_it() {
+        let advice = |source, available, steady| Clock::judge(source, available, steady).advice;
+        assert_eq!(advice("tsc", "tsc kvm-clock", true), None);
+        assert_eq!(advice("tsc", "tsc", false), None);
+        assert!(
+            advice("kvm-clock", "kvm-clock tsc acpi_pm", true).is_some_and(|text| text.contains("echo tsc"))
+        );
+        assert!(advice("hpet", "hpet acpi_pm", true).is_some_and(|text| text.contains("dmesg")));
+        assert!(advice("", "", false).is_some_and(|text| text.contains("no steady")));
+        let here = Clock::read(&Cpu::read());
+        assert!(here.available.contains(&here.source));
     }
 
     #[test]

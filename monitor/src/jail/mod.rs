@@ -15,6 +15,7 @@
 //! seccomp and openat2 must be there.
 #![allow(unsafe_code)]
 
+mod broker;
 mod enclosure;
 mod files;
 mod limits;
@@ -26,11 +27,13 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::Path;
 
 use seccompiler::SeccompAction;
+use serde::Serialize;
 
+pub use broker::confine as confine_broker;
 pub use enclosure::{Enclosed, Enclosure, EnclosureError, Wanted};
 pub use files::{FilesError, Space};
 pub use limits::{LimitError, enough_descriptors};
@@ -65,6 +68,13 @@ impl Layer {
             detail: why,
         }
     }
+}
+
+/// A layer that is not in force, as the event `ready` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Missing<'a> {
+    pub name: &'static str,
+    pub reason: &'a str,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -205,6 +215,18 @@ impl Jail {
             .collect()
     }
 
+    /// The layers that are not in force, with the reason of each.
+    pub fn missing(&self) -> Vec<Missing<'_>> {
+        self.layers
+            .iter()
+            .filter(|layer| !layer.in_force)
+            .map(|layer| Missing {
+                name: layer.name,
+                reason: &layer.detail,
+            })
+            .collect()
+    }
+
     /// Puts a child of `serve` into its own jail, for good.
     ///
     /// Preconditions: in the child, which has one thread; no code of the guest has run; it was forked by the thread that
@@ -237,15 +259,6 @@ impl Jail {
         self.rules.leave();
         Ok(())
     }
-}
-
-/// Confines the network broker, for good: it becomes the user that the private directories belong to, without privileges, and may
-/// reach of the host's files those directories and /etc (names).
-pub fn confine_broker(scratch: BorrowedFd<'_>) -> Result<(), JailError> {
-    enclosure::become_owner(scratch)?;
-    prctl("PR_SET_DUMPABLE", libc::PR_SET_DUMPABLE, 0)?;
-    prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    Ok(files::restrict_broker(Path::new("/etc"), scratch)?)
 }
 
 /// What a receipt says of an instance that ended by SIGSYS, the signal of a forbidden system call. (A program that sends

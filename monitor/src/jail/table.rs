@@ -115,7 +115,7 @@ const fn serve(call: c_long, comment: &'static str) -> Row {
     row(call, Phases::SERVE, &[], comment)
 }
 
-const fn int(argument: u8, value: u64) -> Condition {
+pub const fn int(argument: u8, value: u64) -> Condition {
     Condition {
         argument,
         kernel_reads: Width::Int,
@@ -131,7 +131,7 @@ const fn long(argument: u8, value: u64) -> Condition {
     }
 }
 
-const fn bits(argument: u8, mask: u64, value: u64) -> Condition {
+pub const fn bits(argument: u8, mask: u64, value: u64) -> Condition {
     Condition {
         argument,
         kernel_reads: Width::Int,
@@ -627,7 +627,12 @@ pub const ROWS: &[Row] = &[
     any(libc::SYS_sigaltstack, ""),
     guest(libc::SYS_rt_sigpending, ""),
     guest(libc::SYS_rt_sigtimedwait, ""),
-    any(libc::SYS_kill, ""),
+    row(
+        libc::SYS_kill,
+        Phases::EVERY,
+        &[int_not(0, 0xffff_ffff)],
+        "one process or a group, never everybody (-1), which the monitor spells out",
+    ),
     any(libc::SYS_tgkill, ""),
     guest(libc::SYS_rt_sigqueueinfo, ""),
     guest(libc::SYS_rt_tgsigqueueinfo, ""),

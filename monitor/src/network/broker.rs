@@ -10,13 +10,13 @@
 //! It waits for nobody: connections are passed on while they are being made, names are looked up by threads of their own, whose number
 //! is limited. What an instance made here goes with the instance.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -24,7 +24,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use super::keys::{self, Protocol};
 use super::place::Place;
 use super::policy::Policy;
-use super::request::{MESSAGE_MAX, Reply, Request};
+use super::request::{MESSAGE_MAX, Refused, Reply, Request};
 use super::resolver::{self, Pins};
 use super::{address, dns, host};
 use crate::errno::Errno;
@@ -43,6 +43,8 @@ const OWN_FOR: Duration = Duration::from_secs(2);
 /// Buffers of a connection, bytes: memory of the node that no limit counts.
 const BUFFER: i32 = 256 << 10;
 const DATAGRAM_MAX: usize = 64 << 10;
+/// Refused names that the log of one instance tells.
+const TOLD_MAX: usize = 16;
 
 /// Which descriptor has an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +66,31 @@ struct Flow {
     to: SocketAddr,
 }
 
+/// Tells `serve` of the names that an instance has asked for in vain, each once.
+struct Told {
+    instance: String,
+    serve: Arc<OwnedFd>,
+    names: Mutex<HashSet<String>>,
+}
+
+impl Told {
+    fn refused(&self, name: &str, why: &str) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() < TOLD_MAX && names.insert(name.to_owned()) {
+            let line = format!("{why} {name}");
+            // A `serve` that does not read for so long has other worries.
+            let _ = Refused::send(&self.serve, &self.instance, &line);
+        }
+    }
+}
+
 struct Instance {
     channel: OwnedFd,
     /// Its private directory, which is there when it asks for the first time.
     directory: PathBuf,
     place: Option<Place>,
     pins: Arc<Pins>,
+    told: Arc<Told>,
     lookups: Arc<AtomicUsize>,
     resolver: Option<Arc<OwnedFd>>,
     stream: Option<OwnedFd>,
@@ -91,7 +112,7 @@ pub struct Broker {
     policy: Arc<Policy>,
     /// Where the private directories are.
     scratch: OwnedFd,
-    serve: OwnedFd,
+    serve: Arc<OwnedFd>,
     epoll: Epoll,
     sources: HashMap<u64, Source>,
     instances: HashMap<u64, Instance>,
@@ -104,7 +125,7 @@ impl Broker {
         let mut broker = Self {
             policy: Arc::new(policy),
             scratch,
-            serve,
+            serve: Arc::new(serve),
             epoll: Epoll::new()?,
             sources: HashMap::new(),
             instances: HashMap::new(),
@@ -184,6 +205,11 @@ impl Broker {
                 directory,
                 place: None,
                 pins: Arc::default(),
+                told: Arc::new(Told {
+                    instance: name.to_owned(),
+                    serve: self.serve.clone(),
+                    names: Mutex::default(),
+                }),
                 lookups: Arc::default(),
                 resolver: None,
                 stream: None,
@@ -312,8 +338,10 @@ impl Broker {
             let Some(key) = Place::key(&from) else { continue };
             let (message, to) = (buffer[..length].to_vec(), place.address(key));
             let (policy, pins, socket) = (self.policy.clone(), instance.pins.clone(), socket.clone());
+            let told = instance.told.clone();
             let work = move || {
-                if let Some(answer) = resolver::respond(&policy, &pins, &message, dns::UDP_MAX) {
+                let refused = |name: &str, why: &str| told.refused(name, why);
+                if let Some(answer) = resolver::respond(&policy, &pins, &message, dns::UDP_MAX, refused) {
                     // A guest that does not read has no answer.
                     let _ = host::send_to(socket.as_raw_fd(), &answer, &to);
                 }
@@ -330,7 +358,7 @@ impl Broker {
         };
         let Some(listener) = &instance.stream else { return };
         while let Ok(stream) = host::accept(listener.as_raw_fd()) {
-            let (policy, pins) = (self.policy.clone(), instance.pins.clone());
+            let (policy, pins, told) = (self.policy.clone(), instance.pins.clone(), instance.told.clone());
             start(&instance.lookups, move || {
                 let mut stream = UnixStream::from(stream);
                 if stream.set_read_timeout(Some(SILENCE)).is_err()
@@ -339,7 +367,8 @@ impl Broker {
                     return;
                 }
                 while let Some(message) = resolver::read_message(&mut stream) {
-                    let answer = resolver::respond(&policy, &pins, &message, usize::from(u16::MAX));
+                    let refused = |name: &str, why: &str| told.refused(name, why);
+                    let answer = resolver::respond(&policy, &pins, &message, usize::from(u16::MAX), refused);
                     if answer
                         .and_then(|answer| resolver::write_message(&mut stream, &answer))
                         .is_none()

@@ -33,6 +33,36 @@ pub enum Reply {
     Failed(i32),
 }
 
+/// What the broker tells `serve`: a line for the log of an instance.
+pub struct Refused {
+    pub instance: String,
+    pub line: String,
+}
+
+impl Refused {
+    /// A name of 255 bytes with what is said of it.
+    const MAX: usize = 512;
+    const NAME: usize = 16;
+
+    pub fn send(serve: &OwnedFd, instance: &str, line: &str) -> Result<(), Errno> {
+        let mut bytes = [instance, line].concat().into_bytes();
+        bytes.truncate(Self::MAX);
+        passing::send(serve.as_fd(), &bytes, None, libc::MSG_DONTWAIT)
+    }
+
+    /// The next one, if there is one.
+    pub fn receive(link: &OwnedFd) -> Option<Self> {
+        let passing::Received::Message(bytes, None) = passing::receive(link.as_fd(), Self::MAX) else {
+            return None;
+        };
+        let (name, line) = bytes.split_at_checked(Self::NAME)?;
+        Some(Self {
+            instance: String::from_utf8_lossy(name).into_owned(),
+            line: String::from_utf8_lossy(line).into_owned(),
+        })
+    }
+}
+
 /// An instance's way to the broker; the processes of an instance share it.
 pub struct Broker(pub OwnedFd);
 

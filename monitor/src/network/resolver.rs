@@ -55,25 +55,32 @@ impl Pins {
     }
 }
 
-/// Answers one message of a guest; nothing to what deserves none.
-pub fn respond(policy: &Policy, pins: &Pins, message: &[u8], room: usize) -> Option<Vec<u8>> {
+/// Answers one message of a guest; nothing to what deserves none. `refused` is told of a name that the policy keeps from the guest, and why.
+pub fn respond(
+    policy: &Policy,
+    pins: &Pins,
+    message: &[u8],
+    room: usize,
+    refused: impl FnOnce(&str, &str),
+) -> Option<Vec<u8>> {
     let question = match dns::question(message) {
         Ok(question) => question,
         Err(Wrong::Silence) => return None,
         Err(Wrong::Answer(id, code)) => return Some(dns::bare(id, code)),
     };
-    let (code, addresses) = decide(policy, &question);
+    let (code, addresses) = decide(policy, &question, refused);
     for address in &addresses {
         pins.add(*address, &question.name);
     }
     Some(dns::answer(&question, code, &addresses, TTL, room))
 }
 
-fn decide(policy: &Policy, question: &Question) -> (Code, Vec<IpAddr>) {
+fn decide(policy: &Policy, question: &Question, refused: impl FnOnce(&str, &str)) -> (Code, Vec<IpAddr>) {
     if question.class != dns::INTERNET {
         return (Code::Refused, Vec::new());
     }
     if !policy.allows_name(&question.name) {
+        refused(&question.name, "network.allow has no rule for the name");
         return (Code::NoSuchName, Vec::new());
     }
     if question.kind != dns::A && question.kind != dns::AAAA {
@@ -90,6 +97,10 @@ fn decide(policy: &Policy, question: &Question) -> (Code, Vec<IpAddr>) {
         .collect();
     if reachable.is_empty() && !found.is_empty() {
         // It leads to the inside: a name that is not what it says.
+        refused(
+            &question.name,
+            "network.allow has a rule for the name, but it leads to private addresses, which must be named themselves:",
+        );
         return (Code::NoSuchName, Vec::new());
     }
     (code, reachable)
@@ -250,7 +261,10 @@ mod tests {
     #[test]
     fn names_outside_of_the_policy_do_not_exist() {
         let question = dns::ask(5, "secret.example", dns::A).unwrap();
-        let answer = respond(&Policy::default(), &Pins::default(), &question, 512).unwrap();
+        let mut told = String::new();
+        let refused = |name: &str, _why: &str| told.push_str(name);
+        let answer = respond(&Policy::default(), &Pins::default(), &question, 512, refused).unwrap();
         assert_eq!(dns::said(&answer, 5, "secret.example", dns::A).unwrap().code, 3);
+        assert_eq!(told, "secret.example");
     }
 }

@@ -79,6 +79,12 @@ impl Parent {
                 call,
                 receipt: &receipt,
                 layers: &self.jail.names(),
+                missing: &self
+                    .jail
+                    .missing()
+                    .iter()
+                    .map(|layer| layer.name)
+                    .collect::<Vec<_>>(),
             })?;
         }
         // SAFETY: the child is dead and removed: nobody uses this ledger any more.
@@ -255,6 +261,7 @@ impl Parent {
             snapshot: self.snapshot.as_ref(),
             reason: reason.map(Text::message),
             layers: &self.jail.names(),
+            missing: &self.jail.missing(),
         })?;
         self.launch = Some(launch);
         self.check();

@@ -47,7 +47,7 @@ pub fn files(bundle: &Bundle) -> Vec<(&'static str, Text)> {
 
 /// The way to the broker; its end is the broker's.
 pub struct Link {
-    channel: OwnedFd,
+    pub channel: OwnedFd,
     pub pid: i32,
 }
 

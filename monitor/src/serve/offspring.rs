@@ -4,11 +4,12 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::channel::Message;
-use super::parent::Stop;
+use super::parent::{Parent, Stop};
 use crate::bundle::Contract;
-use crate::control::{Cause, ControlStream, Event, InstanceId, LogLine, LogLines, Receipt, Text};
+use crate::control::{Cause, ControlStream, Event, InstanceId, LogLine, LogLines, Receipt, Stream, Text};
 use crate::jail;
 use crate::ledger::Ledger;
+use crate::network::request::Refused;
 use crate::sys;
 
 /// The call an instance has.
@@ -91,6 +92,27 @@ pub(super) fn send_lines(
         control.send(&event)?;
     }
     Ok(())
+}
+
+impl Parent {
+    /// Reports what the network broker has kept from instances.
+    pub(super) fn refusals(&mut self, control: &mut ControlStream<'_>) -> Result<(), Stop> {
+        let Some(link) = &self.broker else { return Ok(()) };
+        while let Some(Refused { instance, line }) = Refused::receive(&link.channel) {
+            let found = self
+                .children
+                .values()
+                .find(|child| child.id.to_string() == instance);
+            let Some(child) = found else { continue };
+            let line = LogLine {
+                stream: Stream::Monitor,
+                line: Text::message(line),
+                truncated: false,
+            };
+            send_lines(control, child, &[line])?;
+        }
+        Ok(())
+    }
 }
 
 /// Why a program that was not ready in time was not.

@@ -240,6 +240,15 @@ impl Parent {
         };
         watch(&parent.epoll, commands, Source::Commands, EventSet::IN)
             .map_err(|error| host_error(error.to_string())(Errno::IO))?;
+        if let Some(link) = &parent.broker {
+            watch(
+                &parent.epoll,
+                link.channel.as_raw_fd(),
+                Source::Broker,
+                EventSet::IN,
+            )
+            .map_err(|error| host_error(error.to_string())(Errno::IO))?;
+        }
         Ok(parent)
     }
 
@@ -279,6 +288,7 @@ impl Parent {
                     Some(Source::Stdout(child)) => self.log(child, Stream::Stdout, control)?,
                     Some(Source::Stderr(child)) => self.log(child, Stream::Stderr, control)?,
                     Some(Source::Connection(child)) => self.caller_gone(child),
+                    Some(Source::Broker) => self.refusals(control)?,
                     None => {}
                 }
             }
@@ -446,6 +456,8 @@ impl Parent {
                 self.drain();
             }
         }
+        // What the broker has said of those that have ended.
+        self.refusals(control)?;
         // What an instance left is ours now: before its directories are removed.
         self.sweeping = self.kill_orphans() || self.init.is_some();
         // Signals merge: ask for all.

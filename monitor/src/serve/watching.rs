@@ -19,6 +19,8 @@ pub(super) enum Source {
     Stdout(u32),
     Stderr(u32),
     Connection(u32),
+    /// What the network broker tells.
+    Broker,
 }
 
 impl Source {
@@ -31,6 +33,7 @@ impl Source {
             Self::Stdout(child) => (4, child),
             Self::Stderr(child) => (5, child),
             Self::Connection(child) => (6, child),
+            Self::Broker => (7, 0),
         };
         kind << 32 | u64::from(child)
     }
@@ -45,6 +48,7 @@ impl Source {
             4 => Self::Stdout(child),
             5 => Self::Stderr(child),
             6 => Self::Connection(child),
+            7 => Self::Broker,
             _ => return None,
         })
     }

@@ -24,6 +24,7 @@ mod tree;
 use std::ffi::CStr;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -119,19 +120,24 @@ pub fn become_owner(directory: BorrowedFd<'_>) -> Result<(), EnclosureError> {
     Ok(())
 }
 
-/// What this machine offers, without changing anything.
+/// What this machine offers, tried with an empty directory that is removed again.
 pub fn probe() -> Vec<Layer> {
-    let nowhere = Path::new("/");
-    let temporary = std::env::temp_dir();
+    // Not `/` or the temporary directory itself: in a user namespace nothing is mounted elsewhere that holds another mount.
+    let place = std::env::temp_dir().join(format!("mayfly-doctor-{}", std::process::id()));
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&place);
     let wanted = Wanted {
-        root: nowhere,
-        scratch: &temporary,
+        root: &place,
+        scratch: &place,
         keep: None,
         network: false,
         name: "doctor",
         user: (0, 0),
     };
-    match Findings::of(&wanted) {
+    let found = made
+        .map_err(|error| failed("a temporary directory")(error.into()))
+        .and_then(|()| Findings::of(&wanted));
+    let _ = std::fs::remove_dir(&place);
+    match found {
         Ok(findings) => {
             let bounded = findings.means.is_some()
                 || privileges::has(privileges::Capability::SetPcap)
@@ -213,7 +219,7 @@ impl Findings {
         };
         let namespace = |name, detail: &str| match self.means {
             Some(_) => Layer::new(name, &format!("{detail}{how}")),
-            None => Layer::missing(name, format!("{} ({})", ADVICE, self.refused.join("; "))),
+            None => Layer::missing(name, format!("{} ({})", advice(), self.refused.join("; "))),
         };
         let network = if wanted.network {
             Layer::missing("network", "the function's policy grants destinations".to_owned())
@@ -237,7 +243,7 @@ impl Findings {
             } else {
                 Layer::missing(
                     "capabilities",
-                    format!("none, but some could be had but for no-new-privs: {ADVICE}"),
+                    format!("none, but some could be had but for no-new-privs: {}", advice()),
                 )
             },
         ]
@@ -255,14 +261,56 @@ impl Findings {
                     Some(why) => format!(
                         "root without capabilities: the image's files cannot be shown to another user ({why})"
                     ),
-                    None => format!("root without capabilities: {ADVICE}"),
+                    None => format!("root without capabilities: {}", advice()),
                 },
             ),
         }
     }
 }
 
-const ADVICE: &str = "start Mayfly as root with CAP_SYS_ADMIN, or allow user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns=0)";
+/// How the layers can be had: what exactly refuses user namespaces, where the kernel says so.
+fn advice() -> String {
+    let setting = |path: &str| {
+        std::fs::read_to_string(path)
+            .ok()
+            .map(|text| text.trim().to_owned())
+    };
+    let changes: Vec<&str> = SETTINGS
+        .into_iter()
+        .filter(|(path, refusing, _)| setting(path).as_deref() == Some(*refusing))
+        .map(|(_, _, change)| change)
+        .collect();
+    if changes.is_empty() {
+        "start Mayfly as root with CAP_SYS_ADMIN, or allow it user namespaces (in a container: by its seccomp profile and its capabilities)"
+            .to_owned()
+    } else {
+        format!(
+            "allow user namespaces (sudo sysctl {}), or start Mayfly as root with CAP_SYS_ADMIN",
+            changes.join(" ")
+        )
+    }
+}
+
+/// Where kernels keep user namespaces from ordinary users, the value that does, and what to set.
+const SETTINGS: [(&str, &str, &str); 3] = [
+    (
+        "/proc/sys/user/max_user_namespaces",
+        "0",
+        "user.max_user_namespaces=15000",
+    ),
+    // Debian's own.
+    (
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        "0",
+        "kernel.unprivileged_userns_clone=1",
+    ),
+    // Ubuntu's own.
+    (
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+];
 
 /// Does `act` in a child and gives what it said.
 fn attempt(act: &dyn Fn() -> Result<(), EnclosureError>) -> Result<Result<(), String>, EnclosureError> {

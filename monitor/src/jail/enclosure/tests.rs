@@ -188,7 +188,7 @@ fn without_means_the_layers_are_missing_with_the_reason() {
             .iter()
             .filter(|layer| !layer.in_force)
             .map(|layer| {
-                assert!(layer.detail.contains("user.max_user_namespaces"), "{layer:?}");
+                assert!(layer.detail.contains("user namespaces"), "{layer:?}");
                 layer.name
             })
             .collect();
