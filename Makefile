@@ -21,7 +21,7 @@ MONITOR_SOURCES := $(shell find monitor \( -name target -o -name fuzz \) -prune 
 
 # What the demo needs of the system, and what the tests need besides.
 RUN_PACKAGES  := umoci
-TEST_PACKAGES := crun runc runsc skopeo docker-registry busybox-static apache2-utils musl-tools openssl iproute2
+TEST_PACKAGES := crun runc runsc skopeo docker-registry busybox-static apache2-utils musl-tools openssl iproute2 curl
 
 # Side by side, each with its output in one piece; all of them run, whatever one finds.
 CHECKS := check-format check-style check-types check-layers check-crds check-rust-format check-rust-style

@@ -10,7 +10,7 @@ import asyncio
 import fcntl
 import os
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,11 @@ from faas_server.errors import Refusal, SettingsError
 from faas_server.fleet import Fleet
 from faas_server.framing import check_request
 from faas_server.fronts.kontain import KontainFront
-from faas_server.fronts.management import ManagementFront
+from faas_server.fronts.management import ManagementFront, layers
 from faas_server.logs import Logs
 from faas_server.metrics import Metrics
 from faas_server.monitor import clear_up
-from faas_server.node import kvm_problem, lacking_layers, monitor_program
+from faas_server.node import Machine, Machines, monitor_program
 from faas_server.receipts import Receipts
 from faas_server.records import Records
 from faas_server.reporting import Reporter
@@ -83,9 +83,9 @@ async def serving(settings: Settings) -> AsyncIterator[Server]:
         stack.push_async_callback(fleet.close, _MONITORS_S)
         await stack.enter_async_context(_running(_follow(store, fleet), "routing", broken))
         calls = Calls(settings, receipts)
-        management = ManagementFront(settings, fleet, calls, receipts, logs)
-        lacking = await asyncio.to_thread(lacking_layers, settings.monitor, settings.require_layers)
-        app = _application(settings, fleet, metrics, management, KontainFront(settings, fleet, calls), lacking)
+        machines = Machines(settings.monitor)
+        management = ManagementFront(settings, fleet, calls, receipts, logs, machines)
+        app = _application(settings, fleet, metrics, management, KontainFront(settings, fleet, calls), machines)
         address = await _listen(app, calls, settings, stack)
         _log.info("listening", host=address[0], port=address[1], data=str(settings.data), pid=os.getpid())
         yield Server(address, fleet, broken)
@@ -186,14 +186,16 @@ class _Connection(web.RequestHandler):
 
 
 def _application(
-    settings: Settings, fleet: Fleet, metrics: Metrics, management: ManagementFront, kontain: KontainFront, lacking: Sequence[str]
+    settings: Settings, fleet: Fleet, metrics: Metrics, management: ManagementFront, kontain: KontainFront, machines: Machines
 ) -> web.Application:
     async def healthz(request: web.Request) -> web.Response:
         return web.json_response({"alive": True})
 
     async def readyz(request: web.Request) -> web.Response:
-        reasons = not_ready_because(settings, fleet, lacking)
-        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        machine = await machines.now()
+        reasons = not_ready_because(settings, fleet, machine)
+        answer = {"ready": not reasons, "reasons": reasons, **layers(machine)}
+        return web.json_response(answer, status=503 if reasons else 200)
 
     async def page(request: web.Request) -> web.Response:
         return web.Response(body=metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -250,12 +252,13 @@ async def _expectation(request: web.Request) -> None:
         raise web.HTTPExpectationFailed
 
 
-def not_ready_because(settings: Settings, fleet: Fleet, lacking: Sequence[str]) -> list[str]:
-    """Why calls should not come here yet, for people. `lacking`: of the jail, as found at the start."""
-    reasons = list(lacking)
-    if (problem := kvm_problem()) is not None and not settings.runtimes:
-        reasons.append(problem)
-    if monitor_program(settings.monitor) is None:
+def not_ready_because(settings: Settings, fleet: Fleet, machine: Machine) -> list[str]:
+    """Why calls should not come here yet, for people."""
+    reasons = machine.lacking(settings.require_layers)
+    program = monitor_program(settings.monitor)
+    if program is not None and machine.problem is not None and not settings.runtimes:
+        reasons.append(machine.problem)
+    if program is None:
         reasons.append(f"the monitor's program {settings.monitor} is not there; give it with --monitor")
     if not fleet.synced:
         reasons.append("functions are still booting")

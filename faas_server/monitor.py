@@ -64,6 +64,14 @@ class Snapshot(BaseModel):
     source: Literal["boot", "file"] = "boot"
 
 
+class Missing(BaseModel):
+    """A layer of the jail that is not in force, with the reason and the way to get it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    name: str
+    reason: str
+
+
 class Ready(Event):
     """The function can take calls."""
 
@@ -71,6 +79,7 @@ class Ready(Event):
     snapshot: Snapshot | None = None
     reason: str | None = None
     layers: tuple[str, ...] = ()
+    missing: Annotated[tuple[Missing, ...], Field(strict=False)] = ()
     isolation: str = "kvm"
 
 
@@ -131,6 +140,7 @@ class Ended(Event):
     call: str | None = None
     isolation: str = "kvm"  # what the call ran in
     layers: tuple[str, ...] = ()  # of the jail that were in force
+    missing: tuple[str, ...] = ()  # and those that were not
     cause: Literal["closed", "exited", "signal", "deadline", "abandoned", "drained", "output", "internal"]
     code: int | None = None
     message: str | None = None

@@ -1,36 +1,28 @@
 """What this machine has of what functions need, and what to do about each miss.
 
-A check never changes the machine. `missing` means that functions cannot run, `advice` that they run with less protection or speed. KVM is
-asked directly, so that the answer does not depend on our own binary; the layers of the jail are reported by the monitor, which
-is the one that puts them on.
+A check never changes the machine. `missing` means that functions cannot run, `advice` that they run with less protection or speed. What
+KVM and the kernel offer is found by the monitor, which is the one that uses it (`faas_server.node`).
 """
 
-import fcntl
-import grp
-import json
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from faas_server import node
+from faas_server.node import Layer, Machine
 from mayfly.errors import MachineError
 
-KVM = Path("/dev/kvm")
 MONITOR_VARIABLE = "MAYFLY_MONITOR"
-_KVM_GET_API_VERSION = 0xAE00
-_KVM_CREATE_VM = 0xAE01
-_KVM_API_VERSION = 12
 # An unpacked interpreter image takes some 70 MB beside its blobs.
 _NEEDED_LAYERS = {"openat2", "seccomp"}  # the monitor starts nothing without them
 _DISK_NEEDED = 512 << 20
 _DISK_ADVISED = 4 << 30
 _PROBE_SECONDS = 20
-_IN_A_CONTAINER = "In a container, pass the device in (`--device /dev/kvm`)."
 
 State = Literal["ok", "advice", "missing"]
 
@@ -47,10 +39,9 @@ class Check:
 
 def examine(data: Path, monitor: Path | None) -> list[Check]:
     """All checks, the most fundamental first."""
-    checks = [check_processor(), check_kvm(), check_monitor(monitor), check_umoci(), check_disk(data)]
-    if monitor is not None:
-        checks += ask_monitor(monitor)
-    return checks
+    machine = Machine(unknown="only the monitor can tell") if monitor is None else node.examine(monitor)
+    checks = [check_processor(), check_kvm(machine), check_monitor(monitor), check_umoci(), check_disk(data)]
+    return [*checks, *check_jail(machine), *check_speed(machine)]
 
 
 def require(check: Check) -> None:
@@ -66,56 +57,13 @@ def check_processor() -> Check:
     return Check("processor", "missing", f"{machine} {sys.platform}", "Functions run on x86-64 Linux: use such a machine.")
 
 
-def check_kvm(device: Path = KVM) -> Check:
-    """Whether this process can make a virtual machine, by making one."""
-    try:
-        descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return Check("kvm", "missing", f"{device} does not exist", _without_device())
-    except PermissionError:
-        return Check("kvm", "missing", f"no permission to open {device}", _without_permission(device))
-    except OSError as error:
-        return Check("kvm", "missing", f"{device} cannot be opened: {error.strerror}", _without_device())
-    try:
-        version = fcntl.ioctl(descriptor, _KVM_GET_API_VERSION)
-        if version != _KVM_API_VERSION:
-            return Check("kvm", "missing", f"KVM's interface has version {version}, {_KVM_API_VERSION} is needed", "Use a newer kernel.")
-        os.close(fcntl.ioctl(descriptor, _KVM_CREATE_VM, 0))
-    except OSError as error:
-        remedy = "Another hypervisor may hold the processor: stop it." if error.errno == 16 else _without_device()
-        return Check("kvm", "missing", f"{device} makes no virtual machine: {error.strerror}", remedy)
-    finally:
-        os.close(descriptor)
-    return Check("kvm", "ok", f"{device}, interface version {version}, a virtual machine can be made")
-
-
-def _without_device() -> str:
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        flags = set()
-    for flag, module in (("vmx", "kvm_intel"), ("svm", "kvm_amd")):
-        if flag in flags:
-            return f"The processor can do it: `sudo modprobe {module}`. {_IN_A_CONTAINER}"
-    return (
-        "This processor offers no virtualization. On your own machine switch on VT-x or AMD-V in its firmware; in a cloud choose a type "
-        f"with nested virtualization, or bare metal. {_IN_A_CONTAINER}"
-    )
-
-
-def _without_permission(device: Path) -> str:
-    information = device.stat()
-    group = _group_name(information.st_gid)
-    if information.st_mode & stat.S_IWGRP and information.st_gid != 0:
-        return f"Join its group with `sudo usermod --append --groups {group} $USER`, then log in again."
-    return f"Let a group use it with `sudo chgrp kvm {device} && sudo chmod 660 {device}` and join that group, or run as root."
-
-
-def _group_name(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
+def check_kvm(machine: Machine) -> Check:
+    """Whether virtual machines can be made, as the monitor has found by making one."""
+    if machine.problem is None:
+        nested = ", in a virtual machine (nested: slower)" if machine.kvm.nested else ""
+        return Check("kvm", "ok", f"virtual machines can be made{nested}")
+    remedy = machine.kvm.advice or "See dmesg for what the kernel says about KVM; the monitor must be of this program's version."
+    return Check("kvm", "missing", machine.unknown or machine.kvm.error or "", remedy)
 
 
 def find_monitor(option: Path | None = None) -> Path | None:
@@ -139,25 +87,27 @@ def check_monitor(monitor: Path | None) -> Check:
     return Check("monitor", "ok", f"{version.stdout.strip()} at {monitor}")
 
 
-def ask_monitor(monitor: Path) -> list[Check]:
-    """What only the monitor can tell: the layers of the jail, and settings of this kernel that would make it quicker."""
-    finished = _run([str(monitor), "doctor", "--json"])
-    try:
-        report = json.loads(finished.stdout)
-        layers = [_layer(layer["name"], bool(layer["available"]), str(layer["detail"])) for layer in report["layers"]]
-        hints = [Check(f"tuning: {hint['name']}", "advice", str(hint["value"]), str(hint["advice"])) for hint in report.get("hints", [])]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        remedy = "Build the monitor of the same version as this program."
-        return [Check("jail", "advice", f"{monitor} cannot say: {_last_line(finished)}", remedy)]
-    return layers + hints
+def check_jail(machine: Machine) -> list[Check]:
+    """The layers of the jail."""
+    return [_layer(layer) for layer in machine.layers]
 
 
-def _layer(name: str, available: bool, detail: str) -> Check:
-    if available:
-        return Check(f"jail: {name}", "ok", detail)
-    if name in _NEEDED_LAYERS:
-        return Check(f"jail: {name}", "missing", detail, "No instance starts without this layer: use a newer kernel (Linux 5.6 or later).")
-    return Check(f"jail: {name}", "advice", detail, "Instances run without this layer; a newer kernel, or root, has it.")
+def _layer(layer: Layer) -> Check:
+    name = f"jail: {layer.name}"
+    if layer.available:
+        return Check(name, "ok", layer.detail)
+    if layer.name in _NEEDED_LAYERS:
+        return Check(name, "missing", layer.detail, "No instance starts without this layer: use a newer kernel (Linux 5.6 or later).")
+    return Check(name, "advice", layer.detail, "Instances run without this layer, and receipts say so. To get it: see above.")
+
+
+def check_speed(machine: Machine) -> list[Check]:
+    """What makes functions slower here than they need be."""
+    hints = [Check(f"tuning: {hint.name}", "advice", hint.value, hint.advice) for hint in machine.hints]
+    if machine.clock is None:
+        return hints
+    clock = machine.clock
+    return [Check("clock", "advice" if clock.advice else "ok", clock.detail, clock.advice or ""), *hints]
 
 
 def check_umoci() -> Check:

@@ -7,7 +7,7 @@
 | `/functions/<ns>/<fn>/receipts?limit=` | `{"receipts": [receipt, …]}`, oldest first |
 | `/functions/<ns>/<fn>/logs?tail=&follow=1` | log lines, one JSON object a line; with `follow` it goes on until the client leaves |
 | `/receipts/<call>` | the newest receipt of that call id |
-| `/node` | this machine: KVM, jail layers in force, versions |
+| `/node` | this machine: KVM, layers of the jail that it has, and why it lacks others, versions |
 
 Receipts and log lines outlive their function for as long as there is room. Log lines are a guest's words: JSON escapes them, and whoever
 shows them has to escape them again for where they are shown.
@@ -30,7 +30,7 @@ from faas_server.calling import Calls, error_response
 from faas_server.errors import Refusal
 from faas_server.fleet import Fleet, Function
 from faas_server.logs import Logs
-from faas_server.node import kvm_problem, monitor_program
+from faas_server.node import Machine, Machines, monitor_program
 from faas_server.receipts import Receipts
 from faas_server.records import Record
 from faas_server.settings import Settings
@@ -46,12 +46,13 @@ _CALL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class ManagementFront:
     """Handlers; `routes` says of which paths."""
 
-    def __init__(self, settings: Settings, fleet: Fleet, calls: Calls, receipts: Receipts, logs: Logs) -> None:
+    def __init__(self, settings: Settings, fleet: Fleet, calls: Calls, receipts: Receipts, logs: Logs, machines: Machines) -> None:
         self._settings = settings
         self._fleet = fleet
         self._calls = calls
         self._receipts = receipts
         self._logs = logs
+        self._machines = machines
         self._followers: set[asyncio.Task[Any]] = set()
 
     def routes(self) -> list[web.RouteDef]:
@@ -118,14 +119,12 @@ class ManagementFront:
         return response
 
     async def node(self, request: web.Request) -> web.Response:
-        kvm = kvm_problem()
-        revisions = [revision for function in self._fleet.functions.values() for revision in function.revisions()]
-        layers = next((revision.ready.layers for revision in revisions if revision.ready is not None), None)
+        machine = await self._machines.now()
         return web.json_response(
             {
-                "kvm": {"usable": kvm is None, "problem": kvm},
+                "kvm": {"usable": machine.problem is None, "problem": machine.problem},
                 "monitor": str(monitor_program(self._settings.monitor) or "") or None,
-                "layers": layers,  # null until a first function is ready: only a monitor can tell
+                **layers(machine),
                 "calls": {"running": self._calls.node.inside, "waiting": self._calls.node.waiting, "limit": self._calls.node.limit},
                 "functions": len(self._fleet.functions),
                 "processors": os.cpu_count(),
@@ -157,6 +156,14 @@ class ManagementFront:
         }
 
 
+def layers(machine: Machine) -> Record:
+    """The layers of the jail that this machine has, and those it lacks with the reason and the way to get them."""
+    return {
+        "layers": [layer.name for layer in machine.layers if layer.available],
+        "missing": [{"name": layer.name, "reason": layer.detail} for layer in machine.missing()],
+    }
+
+
 def _revision(revision: Revision | None) -> Record | None:
     if revision is None:
         return None
@@ -172,6 +179,7 @@ def _revision(revision: Revision | None) -> Record | None:
         "snapshot": ready.snapshot.model_dump() if ready and ready.snapshot else None,
         "no_snapshot_because": ready.reason if ready else None,
         "layers": ready.layers if ready else None,
+        "missing": [dict(layer) for layer in ready.missing] if ready else None,
         "isolation": ready.isolation if ready else None,
         "problem": {"reason": problem.reason, "message": problem.message, "output": problem.output} if problem else None,
     }

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from faas_server.node import examine as examine_machine
 from mayfly import __version__, doctor, rendering
 from mayfly.commands.calling import Output, Style
 from mayfly.commands.options import Data, Monitor
@@ -30,13 +31,12 @@ def up(
     """
     directory = data_directory(data)
     seconds = parse_duration(drain)
-    # KVM before everything else: without it nothing that follows can be of use.
-    doctor.require(doctor.check_kvm())
     program = doctor.find_monitor(monitor)
     doctor.require(doctor.check_monitor(program))
+    assert program is not None  # check_monitor found it
+    doctor.require(doctor.check_kvm(examine_machine(program)))
     doctor.require(doctor.check_umoci())
     doctor.require(doctor.check_disk(directory))
-    assert program is not None  # check_monitor found it
     asyncio.run(serve_node(directory, listen, program, seconds))
 
 

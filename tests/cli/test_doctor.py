@@ -11,52 +11,48 @@ from pathlib import Path
 
 import pytest
 
+from faas_server.node import Machine, examine
 from mayfly import doctor
 from tests.cli.conftest import Mayfly
+from tests.support.serving import MONITOR
 
 
-def check_as_nobody(device: Path) -> doctor.Check:
-    """The check, made by a process without privileges."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.setgroups([])
-        os.setuid(65534)
-        check = doctor.check_kvm(device)
-        os.write(writing, json.dumps([check.state, check.detail, check.remedy]).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as text:
-        state, detail, remedy = json.load(text)
-    os.waitpid(child, 0)
-    return doctor.Check("kvm", state, detail, remedy)
+def found(device: Path, *, nobody: bool = False) -> Machine:
+    """What the monitor says of a device; to a process without privileges, if asked for."""
+    user = {"user": 65534, "group": 65534, "extra_groups": []} if nobody else {}
+    command = [MONITOR, "doctor", "--json", "--device", device]
+    return Machine.model_validate_json(subprocess.run(command, capture_output=True, check=False, **user).stdout)  # type: ignore[call-overload]
 
 
+@pytest.mark.system
 def test_a_device_that_is_not_there_is_named_with_a_way_out(tmp_path: Path) -> None:
-    check = doctor.check_kvm(tmp_path / "kvm")
-    assert (check.state, check.detail) == ("missing", f"{tmp_path / 'kvm'} does not exist")
-    assert "modprobe" in check.remedy or "firmware" in check.remedy
+    check = doctor.check_kvm(found(tmp_path / "kvm"))
+    assert check.state == "missing"
+    assert check.detail.startswith(f"{tmp_path / 'kvm'}: No such file")
+    assert any(way in check.remedy for way in ("modprobe", "firmware", "nested virtualization", "--device"))
 
 
+@pytest.mark.system
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
-@pytest.mark.parametrize(("mode", "group", "way_out"), [(0o660, 33, "--append --groups www-data"), (0o600, 0, "chgrp kvm")])
+@pytest.mark.parametrize(("mode", "group", "way_out"), [(0o660, 33, "usermod -aG www-data"), (0o600, 0, "chgrp kvm")])
 def test_a_device_without_permission_is_named_with_a_way_out(mode: int, group: int, way_out: str) -> None:
     device = Path(f"/dev/mayfly-test-{os.getpid()}-{mode:o}")
     device.touch()
     try:
         device.chmod(mode)
         os.chown(device, 0, group)
-        check = check_as_nobody(device)
+        check = doctor.check_kvm(found(device, nobody=True))
     finally:
         device.unlink()
-    assert (check.state, check.detail) == ("missing", f"no permission to open {device}")
+    assert check.state == "missing"
+    assert check.detail.startswith(f"{device}: Permission denied")
     assert way_out in check.remedy
 
 
+@pytest.mark.system
 def test_a_device_that_is_something_else_is_refused() -> None:
-    check = doctor.check_kvm(Path("/dev/null"))
-    assert check.state == "missing"
-    assert "makes no virtual machine" in check.detail
+    check = doctor.check_kvm(found(Path("/dev/null")))
+    assert (check.state, check.detail) == ("missing", "/dev/null: not a KVM device")
 
 
 @pytest.fixture
@@ -64,7 +60,7 @@ def without_kvm(mayfly: Mayfly, environment: dict[str, str], tmp_path: Path) -> 
     """The command line on a machine whose /dev/kvm is a device of another kind, if it is one at all."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        if not doctor.KVM.exists():
+        if not Path("/dev/kvm").exists():
             return mayfly(*arguments)
         private = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
         script = 'mount --bind /dev/null /dev/kvm && exec "$0" -m mayfly "$@"'
@@ -85,7 +81,7 @@ def test_up_without_kvm_says_so_before_anything_else(without_kvm: Callable[..., 
     finished = without_kvm("up", "--data", str(tmp_path / "data"), "--listen", "127.0.0.1:0")
     assert finished.returncode == 3
     first, second = finished.stderr.splitlines()
-    assert first.startswith("error: kvm: /dev/kvm ")
+    assert first.startswith("error: kvm: /dev/kvm: ")
     assert second.startswith("hint:  ")
     assert not (tmp_path / "data").exists()
 
@@ -114,7 +110,34 @@ def test_what_is_missing_on_the_path_is_named(mayfly: Mayfly, tmp_path: Path) ->
 def test_a_program_that_is_no_monitor_is_refused(tmp_path: Path) -> None:
     check = doctor.check_monitor(Path("/bin/false"))
     assert (check.state, "does not run" in check.detail) == ("missing", True)
-    assert [check.state for check in doctor.ask_monitor(Path("/bin/true"))] == ["advice"]
+    machine = examine(Path("/bin/true"))
+    assert doctor.check_kvm(machine).state == "missing"
+    assert "another version" in doctor.check_kvm(machine).detail
+    assert doctor.check_jail(machine) + doctor.check_speed(machine) == []
+
+
+def test_what_is_missing_of_the_jail_and_what_costs_speed_is_said_with_the_way_out() -> None:
+    machine = Machine.model_validate(
+        {
+            "layers": [
+                {"name": "mounts", "available": False, "detail": "allow user namespaces"},
+                {"name": "seccomp", "available": False, "detail": "Function not implemented"},
+                {"name": "landlock", "available": True, "detail": "ABI 7"},
+            ],
+            "clock": {"detail": "kvm-clock", "advice": "echo tsc"},
+            "hints": [{"name": "rcu_expedited", "value": "0", "advice": "echo 1"}],
+        }
+    )
+    checks = {check.name: check for check in doctor.check_jail(machine) + doctor.check_speed(machine)}
+    assert {name: check.state for name, check in checks.items()} == {
+        "jail: mounts": "advice",
+        "jail: seccomp": "missing",
+        "jail: landlock": "ok",
+        "clock": "advice",
+        "tuning: rcu_expedited": "advice",
+    }
+    assert checks["jail: mounts"].detail == "allow user namespaces"
+    assert (checks["clock"].remedy, checks["tuning: rcu_expedited"].remedy) == ("echo tsc", "echo 1")
 
 
 def test_a_directory_that_cannot_be_written_is_named() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from faas_server.node import lacking_layers
+from faas_server.node import examine
 from tests.support.compiling import compiled
 from tests.support.nodes import Node, wait_for
 from tests.support.serving import MONITOR, make_bundle
@@ -72,6 +72,10 @@ def test_layers_that_are_there_are_in_each_receipt_and_processor_time_ends(tmp_p
 
 
 def test_a_monitor_that_cannot_be_asked_is_a_reason_of_its_own(tmp_path: Path) -> None:
-    assert lacking_layers(tmp_path / "none", ()) == []
-    [reason] = lacking_layers(tmp_path / "none", ("seccomp",))
-    assert "cannot say" in reason
+    machine = examine(tmp_path / "none")
+    assert machine.problem is not None
+    assert "cannot be asked" in machine.problem
+    assert machine.lacking(()) == []
+    [reason] = machine.lacking(("seccomp",))
+    assert "cannot be asked" in reason
+    assert "of another version" in (examine(Path("/bin/true")).problem or "")

@@ -56,6 +56,7 @@ class Node:
     def __init__(self, root: Path, place: Path, monitor: Path) -> None:
         self.data = place / "d"
         self.log = place / "node.log"
+        self.prefix: tuple[str, ...] = ()  # what every command line begins with: who runs it, and in what surroundings
         self._place = place
         self._process: subprocess.Popen[bytes] | None = None
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
@@ -75,7 +76,7 @@ class Node:
 
     def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Starts without waiting."""
-        command = [sys.executable, "-m", "mayfly", "up", "--listen", "127.0.0.1:0", *arguments]
+        command = [*self.prefix, sys.executable, "-m", "mayfly", "up", "--listen", "127.0.0.1:0", *arguments]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self.environment, cwd=self._place, stdout=log, stderr=log)
         return self._process
@@ -121,7 +122,7 @@ class Node:
             self._process.wait()
 
     def mayfly(self, *arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mayfly", *map(str, arguments)]
+        command = [*self.prefix, sys.executable, "-m", "mayfly", *map(str, arguments)]
         return subprocess.run(
             command, input=stdin, capture_output=True, text=True, env=self.environment, cwd=self._place, timeout=PATIENCE, check=False
         )

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.doctor import MONITOR_VARIABLE, check_kvm, find_monitor
+from faas_server.node import examine
+from mayfly.doctor import MONITOR_VARIABLE, find_monitor
 from mayfly.image_building import Plan, build
 from tests.support.node import Node, running_node
 from tests.support.once import made_once
@@ -24,8 +25,7 @@ def monitor() -> Path:
     named = os.environ.get(MONITOR_VARIABLE)
     found = find_monitor(Path(named) if named else None)
     assert found is not None, "the monitor is not built: run `make build`"
-    kvm = check_kvm()
-    assert kvm.state == "ok", f"{kvm.detail}. {kvm.remedy}"
+    assert (problem := examine(found).problem) is None, problem
     return found
 
 
