@@ -50,6 +50,8 @@ impl Parent {
             self.children.clear();
             self.orphans = None;
             self.broker = None;
+            // The caller's end of an example call.
+            self.check = None;
             for own in &self.own {
                 // SAFETY: their owners are never dropped here: this process ends without returning.
                 unsafe { libc::close(*own) };
