@@ -168,6 +168,24 @@ def test_names_are_resolved_by_the_monitor_and_lead_to_what_it_said(tmp_path: Pa
         assert found[10] == "www.web.example:8000 /y ::ffff:192.0.2.1"
         assert "127.0.0.1" in found[11]
         assert found[12] == "nameserver 127.0.0.53\n"
+        serve.ended("call-1")
+        # Each name once, by the monitor itself; what is not resolvable at all is no matter of the policy.
+        said = [event["line"] for event in serve.events if event["event"] == "log" and event["stream"] == "monitor"]
+        refused = "network.allow has no rule for the name other.example"
+        inside = "network.allow has a rule for the name, but it leads to private addresses, which must be named themselves:"
+        assert sorted(said) == sorted([refused, *(f"{inside} {name}" for name in ("rebind.example", "meta.example", "here"))])
+
+
+def test_the_broker_has_a_jail(tmp_path: Path) -> None:
+    with function(tmp_path, [rule(host="web.example")]) as serve:
+        children = Path(f"/proc/{serve.process.pid}/task/{serve.process.pid}/children").read_text().split()
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in children]
+        fields = [dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line) for status in statuses]
+        # Of the children of `serve` only the broker keeps the node's process namespace.
+        [broker] = [field for field in fields if len(field["NSpid"].split()) == 1]
+        assert (broker["Seccomp"], broker["NoNewPrivs"]) == ("2", "1")
+        assert all(broker[name] == "0" * 16 for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"))
+        assert asked(serve, "result = fetch('http://web.example:8000/a')") is not None
 
 
 def test_the_resolver_answers_whatever_it_is_asked(tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ const CALLS: &[Call] = &[
         )],
     ),
     any(libc::SYS_set_robust_list),
+    any(libc::SYS_rseq),
     any(libc::SYS_set_tid_address),
     any(libc::SYS_futex),
     any(libc::SYS_gettid),
