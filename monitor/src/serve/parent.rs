@@ -508,6 +508,10 @@ impl Parent {
         let begun = Instant::now();
         // An orphan from now on.
         self.broker = None;
+        // The init of the process namespace, whose end ends all others in it, waits for this.
+        if let Some(world) = &mut self.world {
+            world.enclosed.init = None;
+        }
         loop {
             // SAFETY: no status is asked for.
             let pid = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
