@@ -4,12 +4,15 @@
 parked already. The critical path is from connecting to the end of the answer; CPU is the receipt's, the whole life of the instance's
 process; what `serve` itself needs for each call stands beside it.
 
-    .venv/bin/python -m bench.clone_cost [--calls 200] [--functions cpython,node,go] [--ways cold,touched]
+    .venv/bin/python -m bench.clone_cost [--calls 200] [--functions cpython,node,go] [--ways cold,touched] [--against MONITOR]
+
+`--against` measures each way with another binary of the monitor too, interleaved with the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -20,12 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.serving import Serve, make_bundle
+from tests.support.serving import MONITOR, Serve, make_bundle
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -174,7 +177,7 @@ class Contender:
     def call(self, number: int) -> None:
         """One call, checked."""
         self.await_parked()
-        name = f"{self.way.replace('+', '-')}-{self.calls}"
+        name = f"{self.way.replace('+', '-').replace('/', '-')}-{self.calls}"
         began = time.perf_counter()
         answer = self.serve.call(name, json.dumps({"n": number}).encode(), path=self.function.path)
         took = time.perf_counter() - began
@@ -210,6 +213,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200, help="calls of each function and way [200]")
     parser.add_argument("--functions", default="cpython,node,node-pool,go,go-pool")
     parser.add_argument("--ways", default="default")
+    parser.add_argument("--against", type=Path, help="another mayfly-monitor")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as directory:
         known = functions(Path(directory))
@@ -217,22 +221,23 @@ def main() -> None:
         print(row("function", "way", *_COLUMNS))
         for name in options.functions.split(","):
             if name in known:
-                measure(known[name], options.ways.split(","), options.calls, Path(directory))
+                programs = {"": MONITOR} | ({"other/": options.against} if options.against else {})
+                measure(known[name], options.ways.split(","), options.calls, Path(directory), programs)
 
 
-def measure(function: Function, ways: Sequence[str], calls: int, place: Path) -> None:
-    """All ways, interleaved."""
+def measure(function: Function, ways: Sequence[str], calls: int, place: Path, programs: Mapping[str, Path]) -> None:
+    """All ways of all programs, interleaved."""
     with ExitStack() as stack:
         contenders = []
-        for number, way in enumerate(ways):
+        for number, (way, program) in enumerate(itertools.product(ways, programs)):
             directory = place / f"{function.name}-{number}"
             bundle = make_bundle(directory / "bundle", function.root, function.args, memory_bytes=2 << 30)
             arguments = [] if way == "default" else [part for option in way.split("+") for part in ("--clones", option)]
-            serve = stack.enter_context(Serve(bundle, directory, *arguments, pool=1, ready_ms=30_000))
+            serve = stack.enter_context(Serve(bundle, directory, *arguments, pool=1, ready_ms=30_000, program=(str(programs[program]),)))
             ready = serve.wait_for("ready")
             if ready["snapshot"] is None:
                 raise SystemExit(f"{function.name}: no snapshot: {ready['reason']}")
-            contenders.append(Contender(function, way, serve, ready["snapshot"]["warm_pages"]))
+            contenders.append(Contender(function, program + way, serve, ready["snapshot"]["warm_pages"]))
         for contender in contenders:
             for number in range(10):
                 contender.call(number)

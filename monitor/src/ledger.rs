@@ -108,6 +108,11 @@ impl Ledger {
         Ok(unsafe { &*at.cast::<Self>() })
     }
 
+    /// Counts from the call on; by this write its page is there then.
+    pub fn begin(&self) {
+        self.exits.store(0, Ordering::Relaxed);
+    }
+
     /// Gives the page back.
     ///
     /// # Safety

@@ -3,6 +3,7 @@
 //! Touching changes nothing: a page is read, or written with what it holds, and only where the snapshot itself allows it. So a
 //! set that is wrong, or none, costs time and nothing else. It comes from a process that ran a guest: it is bounded and checked.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -10,9 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::memory::space::Space;
+use crate::vm::layout::LARGE_PAGE;
 
 /// Largest set that is read back, bytes.
 const SIZE_MAX: u64 = 4 << 20;
+/// Pages of a call's from which on 2 MiB are worth a huge page.
+const WORTH: u64 = 4;
 
 /// Neighbouring pages, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,12 +42,31 @@ impl WorkingSet {
             woken,
         };
         for (page, written) in space.touched(|start, end| private_pages(pagemap, start, end)) {
-            set.add(page, written);
+            set.push(page, written);
         }
         set
     }
 
-    fn add(&mut self, page: u64, written: bool) {
+    /// Takes over what another call has touched.
+    pub fn add(&mut self, other: Self) {
+        let mut pages = BTreeMap::new();
+        for run in self.runs.iter().chain(&other.runs) {
+            for page in (run.start..run.end).step_by(4096) {
+                *pages.entry(page).or_default() |= run.written;
+            }
+        }
+        self.runs.clear();
+        for (page, written) in pages {
+            self.push(page, written);
+        }
+        for tid in other.woken {
+            if !self.woken.contains(&tid) {
+                self.woken.push(tid);
+            }
+        }
+    }
+
+    fn push(&mut self, page: u64, written: bool) {
         match self.runs.last_mut() {
             Some(run) if run.end == page && run.written == written => run.end += 4096,
             _ => self.runs.push(Run {
@@ -54,6 +77,18 @@ impl WorkingSet {
         }
     }
 
+    /// The aligned 2 MiB of which it has several pages.
+    pub fn regions(&self) -> Vec<u64> {
+        let mut regions: BTreeMap<u64, u64> = BTreeMap::new();
+        for run in &self.runs {
+            for page in (run.start..run.end).step_by(4096) {
+                *regions.entry(page & !(LARGE_PAGE - 1)).or_default() += 1;
+            }
+        }
+        let worth = regions.into_iter().filter(|(_, pages)| *pages >= WORTH);
+        worth.map(|(region, _)| region).collect()
+    }
+
     /// How many pages it has.
     pub fn pages(&self) -> u64 {
         self.runs.iter().map(|run| (run.end - run.start) / 4096).sum()
@@ -61,6 +96,7 @@ impl WorkingSet {
 
     pub fn save(&self, to: &File) -> Result<(), Errno> {
         let bytes = postcard::to_stdvec(self).map_err(|_| Errno::INVAL)?;
+        to.set_len(0)?;
         to.write_all_at(&bytes, 0).map_err(Errno::from)
     }
 
@@ -121,12 +157,30 @@ mod tests {
             (0x40_2000, true),
             (0x50_0000, true),
         ] {
-            set.add(page, written);
+            set.push(page, written);
         }
         assert_eq!((set.runs.len(), set.pages()), (3, 4));
         let to = file(b"");
         set.save(&to).unwrap();
         assert_eq!(WorkingSet::load(&to).unwrap(), set);
+    }
+
+    #[test]
+    fn what_two_calls_touch_is_one_set() {
+        let set = |pages: &[(u64, bool)], woken: &[i32]| {
+            let mut set = WorkingSet::default();
+            for (page, written) in pages {
+                set.push(*page, *written);
+            }
+            set.woken.extend(woken);
+            set
+        };
+        let mut one = set(&[(0x1000, false), (0x3000, true)], &[7]);
+        one.add(set(&[(0x1000, true), (0x2000, true), (0x3000, false)], &[8, 7]));
+        assert_eq!(
+            one,
+            set(&[(0x1000, true), (0x2000, true), (0x3000, true)], &[7, 8])
+        );
     }
 
     #[test]

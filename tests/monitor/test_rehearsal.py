@@ -41,6 +41,19 @@ def test_a_rehearsal_leaves_nothing_but_a_working_set(program: Callable[..., Pat
         }
 
 
+def test_a_body_is_rehearsed_but_what_a_refused_call_touches_does_not_count(program: Callable[..., Path], tmp_path: Path) -> None:
+    warm = {}
+    for mode in ("good", "takes", "refuses"):
+        (tmp_path / mode).mkdir()
+        bundle = make_bundle(tmp_path / mode / "bundle", root_of(tmp_path / mode, program("rehearsed")), ["/main", mode])
+        with Serve(bundle, tmp_path / mode, pool=1) as serve:
+            warm[mode] = serve.wait_for("ready")["snapshot"]["warm_pages"]
+            assert serve.call("c").status == (400 if mode == "refuses" else 200)
+    # 64 pages are written when a body comes.
+    assert warm["takes"] - warm["good"] >= 60
+    assert abs(warm["refuses"] - warm["good"]) <= 10
+
+
 def test_without_warmth_there_is_no_rehearsal(program: Callable[..., Path], tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", root_of(tmp_path, program("rehearsed")), ["/main"])
     with Serve(bundle, tmp_path, "--clones", "cold", "--clones", "threads", pool=1) as serve:

@@ -87,6 +87,14 @@ impl SpaceState {
 impl Space {
     /// Reserves the window and builds the low area. `limit` in bytes.
     pub fn new(vm: Vm, limit: u64) -> Result<Self, Errno> {
+        let mut space = Self::detached(vm, limit)?;
+        space.attach()?;
+        Ok(space)
+    }
+
+    /// As `new`, but the memory is not the VM's before `attach`: until then KVM is not asked about each change in the host.
+    pub fn detached(mut vm: Vm, limit: u64) -> Result<Self, Errno> {
+        vm.detach();
         reserve(0, WINDOW, libc::MAP_FIXED_NOREPLACE)?;
         reserve(WINDOW, NOTHING, libc::MAP_FIXED)?;
         // SAFETY: the reservation made just now. Forks of the monitor that hold no guest must not copy it: see `detach`.
@@ -107,6 +115,11 @@ impl Space {
         space.vm.ensure(0, LOW_END)?;
         space.vm.ensure_tables(space.tables.bytes())?;
         Ok(space)
+    }
+
+    /// Makes the memory the VM's.
+    pub fn attach(&mut self) -> Result<(), Errno> {
+        self.vm.attach()
     }
 
     pub fn vm(&self) -> &Vm {

@@ -1,18 +1,12 @@
 //! An address space seen by a rehearsal, and made warm for a call: pages there in the host, and known to KVM.
 
-use std::collections::BTreeMap;
-
 use super::charge;
 use super::host_side::host_advise;
-use super::mapping::Backing;
 use super::space::Space;
 use crate::errno::Errno;
 use crate::vm::layout::{CLOCK_PAGE, FRAMES, HOST_BASE, LARGE_PAGE};
 use crate::vm::low;
 use crate::working_set::{Run, WorkingSet};
-
-/// Pages of a call's from which on 2 MiB are made a huge page.
-const WORTH: u32 = 4;
 
 impl Space {
     /// From now on the guest's tables tell what it touches.
@@ -82,46 +76,24 @@ impl Space {
         Ok(())
     }
 
-    /// Makes the pages of the set present in the host, the written ones as copies. A page that cannot be is met later.
-    pub fn populate(&mut self, set: &WorkingSet) {
+    /// Makes the pages of the set that are written present in the host, as copies, and with `read` the others too. A page that cannot be is
+    /// met later. KVM makes pages present that the guest reads; of the written ones it then finds several at once.
+    ///
+    /// The copies come first: a page that was mapped for reading is copied by a second fault, and what is read brings its neighbours.
+    pub fn populate(&mut self, set: &WorkingSet, read: bool) {
         if self.count(set).is_err() {
             return;
         }
-        for run in self.warmable(set) {
-            if charge::touch(run.start, run.end) < run.end {
-                continue;
+        let there = |run: &Run| charge::touch(run.start, run.end) == run.end;
+        let runs: Vec<Run> = self.warmable(set).filter(there).collect();
+        let advise = |written: bool, advice| {
+            for run in runs.iter().filter(|run| run.written == written) {
+                let _ = host_advise(run.start, run.end - run.start, advice);
             }
-            let advice = if run.written {
-                libc::MADV_POPULATE_WRITE
-            } else {
-                libc::MADV_POPULATE_READ
-            };
-            let _ = host_advise(run.start, run.end - run.start, advice);
-        }
-    }
-
-    /// Makes huge pages of the image where a call reads much of 2 MiB that have one protection and are never written: in a clone one entry of
-    /// the guest, one of the host and one of KVM stand for all of it. Where the kernel refuses, pages stay small.
-    pub fn collapse(&self, set: &WorkingSet) {
-        let mut regions = BTreeMap::new();
-        for run in self.warmable(set) {
-            for page in (run.start..run.end).step_by(4096) {
-                *regions.entry(page & !(LARGE_PAGE - 1)).or_insert(0) += 1;
-            }
-        }
-        for region in regions
-            .into_iter()
-            .filter(|(_, pages)| *pages >= WORTH)
-            .map(|(region, _)| region)
-        {
-            let whole = self.find(region).is_some_and(|(_, mapping)| {
-                mapping.end >= region + LARGE_PAGE
-                    && !mapping.protection.write
-                    && matches!(mapping.backing, Backing::Image { .. })
-            });
-            if whole {
-                let _ = host_advise(region, LARGE_PAGE, libc::MADV_COLLAPSE);
-            }
+        };
+        advise(true, libc::MADV_POPULATE_WRITE);
+        if read {
+            advise(false, libc::MADV_POPULATE_READ);
         }
     }
 
@@ -138,6 +110,8 @@ impl Space {
                     .map(move |page| (page, run.written))
             })
             .collect();
+        // Before the guest reads it: a first write afterwards would take it from the guest again.
+        low::touch_frames();
         // The page of the return frames too, by which each call goes back, and the clock's.
         let own = [FRAMES, CLOCK_PAGE].map(|page| (page, false));
         low::lay_warmer(&mut self.tables, pages.into_iter().chain(own))

@@ -68,6 +68,8 @@ pub struct Sockets {
     connection: Option<OwnedFd>,
     /// Whether the call has come.
     came: bool,
+    /// It has been announced already.
+    expected: bool,
     /// Where the connection goes instead when several processes may accept it: (its beginning, its end).
     handover: Option<(OwnedFd, OwnedFd)>,
     /// What is known by the numbers of descriptors.
@@ -164,6 +166,7 @@ impl Sockets {
             port,
             connection: None,
             came: false,
+            expected: false,
             handover: None,
             own: Numbers::default(),
             apart: HashMap::new(),
@@ -279,6 +282,19 @@ impl Sockets {
         Ok(())
     }
 
+    /// Announces the call before it comes: what is left to do then is to give out its connection.
+    ///
+    /// Preconditions: no thread of the guest runs before `connect_call`.
+    pub fn expect_call(&mut self) -> Result<(), Errno> {
+        if self.handover.is_none() && !self.expected {
+            self.expected = true;
+            for key in self.called.clone() {
+                self.announce(&key)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the instance its connection: the listening sockets on the function's port become readable.
     pub fn connect_call(&mut self, connection: OwnedFd) -> Result<(), Errno> {
         self.came = true;
@@ -299,6 +315,9 @@ impl Sockets {
             }
             None => {
                 self.connection = Some(raise(connection)?);
+                if self.expected {
+                    return Ok(());
+                }
                 self.called.clone()
             }
         };

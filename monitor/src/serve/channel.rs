@@ -24,8 +24,8 @@ pub enum Message {
     Refused(String),
     /// The program could not be loaded: (is it the program's fault, why).
     Unloadable(bool, String),
-    /// The example call has ended, and what it touched is written down.
-    Rehearsed,
+    /// The example call has ended, and what it touched is written down; whether the program took it for a good one.
+    Rehearsed { welcome: bool },
     /// The instance waits for a connection.
     Parked,
     /// It has one, attached, and its envelope.

@@ -238,9 +238,7 @@ impl Parent {
         self.boot_ms = boot_ms;
         match &launch {
             Launch::Clone(snapshot, _) if self.rehearses() => {
-                let rehearsal = Launch::Rehearsal(snapshot.clone());
-                self.rehearsing = Some(rehearsal.clone());
-                self.rehearse(rehearsal)
+                self.rehearse(Launch::Rehearsal(snapshot.clone(), 0))
             }
             _ => self.open_for_calls(launch, reason, control),
         }

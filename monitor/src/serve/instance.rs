@@ -51,15 +51,35 @@ pub fn run(
         Ok(streams) => streams,
         Err(errno) => setup.fail(&format!("standard streams: {errno}")),
     };
-    if given.is_some() || matches!(launch, Launch::Rehearsal(_)) {
+    if given.is_some() || matches!(launch, Launch::Rehearsal(..)) {
         // An example call of nobody's reaches nothing outside.
         world.broker = None;
     }
     let call = Coming { id, given };
     match launch {
-        Launch::Clone(snapshot, set) => run_clone(world, setup, snapshot, Some(set), streams, call),
-        Launch::Rehearsal(snapshot) => run_clone(world, setup, snapshot, None, streams, call),
+        Launch::Clone(snapshot, set) => run_clone(world, setup, snapshot, Made::Warm(set), streams, call),
+        Launch::Rehearsal(snapshot, number) => {
+            run_clone(world, setup, snapshot, Made::Rehearsing(*number), streams, call)
+        }
         Launch::Boot | Launch::Start => run_program(world, setup, launch, streams, call),
+    }
+}
+
+/// What a clone is made for.
+#[derive(Clone, Copy)]
+enum Made<'a> {
+    /// A call, which touches this.
+    Warm(&'a WorkingSet),
+    /// The example call of this number, to find what it touches.
+    Rehearsing(usize),
+}
+
+impl<'a> Made<'a> {
+    fn set(self) -> Option<&'a WorkingSet> {
+        match self {
+            Self::Warm(set) => Some(set),
+            Self::Rehearsing(_) => None,
+        }
     }
 }
 
@@ -69,16 +89,16 @@ struct Coming {
     given: Option<OwnedFd>,
 }
 
-/// From the snapshot: memory, descriptors and threads are made again, then the call is awaited. Without a working set it is to
-/// be found, by an example call.
+/// From the snapshot: memory, descriptors and threads are made again, then the call is awaited.
 fn run_clone(
     world: World,
     setup: Setup,
     snapshot: &Snapshot,
-    set: Option<&WorkingSet>,
+    made: Made<'_>,
     streams: Streams,
     call: Coming,
 ) -> ! {
+    let set = made.set();
     // `begin` has confined this process: what is refused now is done without.
     let pagemap = if set.is_none() {
         rehearsal::page_map()
@@ -108,9 +128,9 @@ fn run_clone(
     {
         warm(&process, task, set);
     }
-    match set {
-        Some(_) => await_call(&process, &setup, &remaining, pipes, call),
-        None => rehearse(&process, &setup, &remaining, pipes, pagemap),
+    match made {
+        Made::Warm(_) => await_call(&process, &setup, &remaining, pipes, call),
+        Made::Rehearsing(number) => rehearse(&process, &setup, &remaining, pipes, (number, pagemap)),
     }
     clock::thaw(&snapshot.clocks);
     if let Err(errno) = snapshot.resume_timers(&process) {
@@ -198,13 +218,16 @@ fn rehearse(
     setup: &Setup,
     remaining: &Remaining,
     pipes: Option<StdinPipes>,
-    pagemap: Option<File>,
+    (number, pagemap): (usize, Option<File>),
 ) {
     let set = remaining
         .take_written()
         .ok_or(Errno::BADF)
         .map(|written| written.rehearsed);
-    let connection = set.and_then(|set| rehearsal::call(process, remaining.contract, setup, set, pagemap));
+    let connection = set.and_then(|set| {
+        let example = rehearsal::examples(remaining.contract).get(number);
+        rehearsal::call(process, example.ok_or(Errno::INVAL)?, setup, set, pagemap)
+    });
     match connection {
         Ok(connection) => give(process, setup, remaining, pipes, connection),
         Err(errno) => setup.fail(&format!("the rehearsal: {errno}")),
@@ -240,7 +263,7 @@ fn restore(
     } = world;
     let text = |what: &'static str| move |error: Errno| format!("{what}: {error}");
     let vm = device.create_vm().map_err(|error| error.to_string())?;
-    let mut space = Space::new(vm, bundle.function.memory_bytes).map_err(text("memory"))?;
+    let mut space = Space::detached(vm, bundle.function.memory_bytes).map_err(text("memory"))?;
     if set.is_none() {
         space.observe();
     }
@@ -251,8 +274,9 @@ fn restore(
     if let Some(set) = set
         && options.clones.warmth > Warmth::Cold
     {
-        space.populate(set);
+        space.populate(set, options.clones.warmth == Warmth::Populated);
     }
+    space.attach().map_err(text("memory slots"))?;
     child::place_streams(&streams.guest).map_err(text("standard streams"))?;
     let port = bundle.function.port;
     let place = place.ok_or("no place for sockets")?;
@@ -411,6 +435,12 @@ fn await_call(
         give(process, setup, remaining, pipes, connection);
         return;
     }
+    if remaining.contract == Contract::Http
+        && let Err(errno) = process.lock_sockets().expect_call()
+    {
+        setup.fail(&format!("the connection: {errno}"));
+    }
+    process.ledger.begin();
     setup.tell(&Message::Parked, None);
     let connection = accept(setup, remaining);
     let envelope = match envelope::exchange(connection.as_fd(), id) {

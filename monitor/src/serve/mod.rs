@@ -192,8 +192,8 @@ pub struct World {
 pub enum Launch {
     /// From the snapshot, made warm for what a call touches.
     Clone(Arc<Snapshot>, Arc<WorkingSet>),
-    /// From the snapshot, to learn what a call touches: an example call, and no other.
-    Rehearsal(Arc<Snapshot>),
+    /// From the snapshot, to learn what a call touches: an example call by its number, and no other.
+    Rehearsal(Arc<Snapshot>, usize),
     /// By booting to readiness; the snapshot was refused.
     Boot,
     /// At the first instruction: the program ends without reading its input.

@@ -27,6 +27,7 @@ use crate::errno::Errno;
 use crate::fs::descriptors::{self, raise};
 use crate::jail::{Jail, JailError, Mode, Space};
 use crate::sys;
+use crate::working_set::WorkingSet;
 
 /// How long an instance may go on after its caller has gone or has all it asked for.
 const GRACE: Duration = Duration::from_millis(50);
@@ -50,8 +51,10 @@ pub(super) struct Parent {
     pub(super) children: HashMap<u32, Child>,
     pub(super) next: u32,
     pub(super) launch: Option<Launch>,
-    /// What the rehearsal was launched by, and how long the boot took, milliseconds.
+    /// What the rehearsal was launched by, what those before it have found (of a call that was welcome, and of any), and how long the boot
+    /// took, milliseconds.
     pub(super) rehearsing: Option<Launch>,
+    pub(super) learnt: [Option<WorkingSet>; 2],
     pub(super) boot_ms: u64,
     pub(super) draining: bool,
     pub(super) listening: bool,
@@ -224,6 +227,7 @@ impl Parent {
             next: 0,
             launch: None,
             rehearsing: None,
+            learnt: [None, None],
             boot_ms: 0,
             draining: false,
             listening: false,
@@ -308,6 +312,7 @@ impl Parent {
             .values()
             .filter_map(|child| child.due().map(|(at, _)| at))
             .chain(self.pause)
+            .chain(self.held())
             .min();
         let wait = due.map(|at| at.saturating_duration_since(now));
         let wait = if self.sweeping { Some(SWEEP) } else { wait };
@@ -369,7 +374,7 @@ impl Parent {
                         connection: Some(connection),
                     });
                 }
-                Received::Message(message @ Message::Rehearsed, _) if child.rehearses => {
+                Received::Message(message @ Message::Rehearsed { .. }, _) if child.rehearses => {
                     child.told = Some(message)
                 }
                 Received::Message(message, _) if child.boots => {

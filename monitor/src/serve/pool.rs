@@ -17,6 +17,9 @@ use crate::jail::Jail;
 use crate::ledger::Ledger;
 use crate::sys;
 
+/// How long a call keeps its successor from being made, if it does not end before.
+const HOLD: Duration = Duration::from_millis(3);
+
 impl Parent {
     /// Forks. In the child, everything of the parent's that is not the world's is closed and `run` does not return.
     pub(super) fn spawn(
@@ -149,10 +152,11 @@ impl Parent {
                 .filter(|child| child.call.is_none() && child.killed.is_none() && !child.rehearses)
                 .count()
         };
+        let fresh = self.held().count();
         let wanted = usize::try_from(self.pool).unwrap_or(usize::MAX);
         let most = usize::try_from(self.instances).unwrap_or(usize::MAX);
         let mut idle = idle();
-        while idle < wanted && self.children.len() < most {
+        while idle + fresh < wanted && self.children.len() < most {
             if let Err(problem) = self.launch_one(&launch) {
                 // The node is short of something (descriptors, processes, memory): what runs goes on, the rest is tried again.
                 self.postpone(&problem, control)?;
@@ -164,6 +168,14 @@ impl Parent {
         self.listen(idle == 0 && self.children.len() < most)?;
         control.flush()?;
         Ok(())
+    }
+
+    /// When each call that has just begun lets its successor be made: making one beside it would take the processor from it, or from its
+    /// caller. A connection that waits is not held up: for that one `pending_connection` makes an instance.
+    pub(super) fn held(&self) -> impl Iterator<Item = Instant> {
+        let now = Instant::now();
+        let calls = self.children.values().filter_map(|child| child.call.as_ref());
+        calls.map(|call| call.accepted + HOLD).filter(move |at| *at > now)
     }
 
     /// Says why no instance could be made, and waits before the next is tried.

@@ -11,7 +11,7 @@ use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::private;
 use crate::memory::mapping::{Backing, Mapping};
 use crate::memory::space::Space;
-use crate::vm::layout::{HOST_BASE, PAGE, WINDOW};
+use crate::vm::layout::{HOST_BASE, LARGE_PAGE, PAGE, WINDOW};
 
 /// Pages asked about at a time.
 const BATCH: u64 = 64 << 20;
@@ -56,6 +56,41 @@ pub fn write(space: &mut Space, image: BorrowedFd<'_>) -> Result<u64, SnapshotEr
         }
     }
     Ok(total)
+}
+
+/// Makes a huge page of each of these aligned 2 MiB, whether or not all of it is there: in a clone, one entry of the host's and of KVM's tables
+/// can stand for it where one protection holds, and elsewhere many pages are mapped at once. Needs no setting of the node.
+///
+/// Preconditions: this process has no guest.
+pub fn collapse(image: BorrowedFd<'_>, regions: &[u64]) -> Result<(), Errno> {
+    let length = usize::try_from(WINDOW).map_err(|_| Errno::NOMEM)?;
+    // SAFETY: a mapping that nothing reads, where nothing is: NOREPLACE checks.
+    let at = unsafe {
+        libc::mmap(
+            HOST_BASE as *mut libc::c_void,
+            length,
+            libc::PROT_READ,
+            libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE,
+            image.as_raw_fd(),
+            0,
+        )
+    };
+    if at == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    for region in regions.iter().filter(|region| **region < WINDOW) {
+        let size = usize::try_from(LARGE_PAGE).map_err(|_| Errno::NOMEM)?;
+        // SAFETY: a part of the mapping made just now.
+        unsafe {
+            libc::madvise(
+                (HOST_BASE + region) as *mut libc::c_void,
+                size,
+                libc::MADV_COLLAPSE,
+            )
+        };
+    }
+    // SAFETY: the mapping made above, to which nothing refers.
+    from_libc(unsafe { libc::munmap(at, length) }).map(|_| ())
 }
 
 /// Runs of pages that exist.

@@ -114,6 +114,7 @@ impl Device {
             fd,
             slots: [false; CHUNKS],
             table_slots: 0,
+            detached: false,
         })
     }
 }
@@ -162,11 +163,12 @@ fn restrict_xsave(cpuid: &mut CpuId, xcr0: u64) -> usize {
 
 /// A VM and which parts of memory it has.
 ///
-/// Invariant: `slots[i]` says that chunk `i` of the window is a slot; the slot of a chunk is numbered like it.
+/// Invariant: `slots[i]` says that chunk `i` of the window is a slot, or will be from `attach` on; the slot of a chunk is numbered like it.
 pub struct Vm {
     fd: VmFd,
     slots: [bool; CHUNKS],
     table_slots: u32,
+    detached: bool,
 }
 
 impl Vm {
@@ -213,6 +215,32 @@ impl Vm {
         Ok(())
     }
 
+    /// From now on it is only noted which parts become memory.
+    ///
+    /// Preconditions: it has no slots.
+    pub fn detach(&mut self) {
+        self.detached = true;
+    }
+
+    /// Makes what was noted memory of the VM.
+    pub fn attach(&mut self) -> Result<(), Errno> {
+        self.detached = false;
+        for (chunk, _) in (0u32..).zip(self.slots).filter(|(_, present)| *present) {
+            self.set_slot(
+                chunk,
+                u64::from(chunk) * CHUNK,
+                HOST_BASE + u64::from(chunk) * CHUNK,
+                CHUNK,
+            )?;
+        }
+        for number in 0..self.table_slots {
+            let offset = u64::from(number) * TABLES_CHUNK;
+            let slot = TABLES_FIRST_SLOT + number;
+            self.set_slot(slot, TABLES_PHYSICAL + offset, TABLES_HOST + offset, TABLES_CHUNK)?;
+        }
+        Ok(())
+    }
+
     /// Makes the same parts of memory this VM's as `other` has.
     pub fn adopt(&mut self, other: &Self) -> Result<(), Errno> {
         for (chunk, present) in (0u64..).zip(other.slots) {
@@ -235,6 +263,9 @@ impl Vm {
     }
 
     fn set_slot(&self, slot: u32, physical: u64, host: u64, size: u64) -> Result<(), Errno> {
+        if self.detached {
+            return Ok(());
+        }
         let region = kvm_userspace_memory_region {
             slot,
             flags: 0,

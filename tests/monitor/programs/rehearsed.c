@@ -12,6 +12,8 @@
 static char before[PAGES * 4096] __attribute__((aligned(4096)));
 // Much that is only read, of one protection: 2 MiB of it, wherever they begin.
 static const char constant[6 << 20] __attribute__((aligned(4096))) = {1};
+// What a body is read into.
+static volatile char input[PAGES * 4096] __attribute__((aligned(4096)));
 static int gets, posts;
 
 int main(int argc, char **argv) {
@@ -38,11 +40,14 @@ int main(int argc, char **argv) {
             sum += before[page * 4096];
             if (page >= 32 && get) before[page * 4096] = 1;
         }
+        int refuses = !get && !strcmp(mode, "refuses");
+        if (refuses || (!get && !strcmp(mode, "takes")))
+            for (int page = 0; page < PAGES; page++) input[page * 4096] = 1;
         if (get) gets++; else posts++;
         // A mapping that the rehearsal has and a clone has not, and one that it takes away.
         if (get) mprotect(before + 16 * 4096, 4096, PROT_NONE), mmap((void *)0x70000000, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
         int length = snprintf(body, sizeof body, "gets %d posts %d sum %d", gets, posts, sum);
-        length = snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", length, body);
+        length = snprintf(text, sizeof text, "HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", refuses ? "400 No" : "200 OK", length, body);
         if (write(connection, text, length) != length) return 7;
         if (get && !strcmp(mode, "lingers")) pause();
         close(connection);
