@@ -115,7 +115,11 @@ class Node:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=data, pass_fds=pass_fds)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.port: int = wait_for(self._listening, "the server listens")["port"]
+        try:
+            self.port: int = wait_for(self._listening, "the server listens")["port"]
+        except AssertionError:
+            self.kill()  # nobody else knows of it
+            raise
 
     def _read(self) -> None:
         assert self.process.stderr is not None
