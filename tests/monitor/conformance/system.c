@@ -10,6 +10,13 @@
 #include <sys/timex.h>
 #include <sys/utsname.h>
 
+CASE(a_call_that_is_not_there_is_enosys_whatever_the_standard_error_is) {
+    int kept = DO(dup(2));
+    DO(dup2(DO(open("/dev/full", O_WRONLY)), 2));
+    FAILS(ENOSYS, syscall(1000));
+    DO(dup2(kept, 2));
+}
+
 CASE(one_may_become_who_one_is) {
     uid_t user = getuid();
     gid_t group = getgid();
