@@ -101,6 +101,7 @@ check-crds:
 check-rust-format:
 	cargo fmt --check --manifest-path monitor/Cargo.toml
 check-rust-style:
+	@$(PYTHON) scripts/rust_modules.py --check
 	cargo clippy $(CARGO_FLAGS) --release --all-targets --quiet -- -D warnings
 check-tests:
 	$(BIN)/python -m pytest -q $(TWO_WORKERS) -m "not slow and not system"

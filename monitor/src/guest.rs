@@ -1,5 +1,4 @@
 //! What a guest process needs around it: the host process made ready, the way to its program, what /proc says of it.
-#![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
@@ -12,6 +11,7 @@ use crate::memory::mapping::{MappedFile, Mapping};
 use crate::process::Process;
 use crate::signals::host;
 use crate::sys;
+use crate::sys::processes;
 use crate::vm::layout::{CLOCK_PAGE, PAGE, VDSO};
 
 /// The monitor's own descriptors above the floor: VM, vCPUs, roots, pipes.
@@ -24,17 +24,9 @@ pub const CONTAINED_FILES: u64 = 1024;
 /// of descriptors that the guest has.
 pub fn prepare_process() -> i32 {
     let floor = u64::from(MONITOR_FD_FLOOR.unsigned_abs());
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: locals of the documented type.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            crate::fs::descriptors::set_limit(limit.rlim_cur);
-            limit.rlim_cur = limit.rlim_max.min(floor + OWN_DESCRIPTORS);
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
+    if let Ok([now, most]) = processes::limit(libc::RLIMIT_NOFILE) {
+        crate::fs::descriptors::set_limit(now);
+        let _ = processes::set_limit(libc::RLIMIT_NOFILE, [most.min(floor + OWN_DESCRIPTORS), most]);
     }
     prepare_signals();
     crate::fs::descriptors::limit()
@@ -42,8 +34,8 @@ pub fn prepare_process() -> i32 {
 
 /// Signals as a fresh program finds them.
 pub fn prepare_signals() {
-    // SAFETY: no pointers. Rust ignores SIGPIPE at the start; the guest decides for itself.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    // Rust ignores SIGPIPE at the start; the guest decides for itself.
+    processes::reset_signal(libc::SIGPIPE, false);
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
         if let Ok(index) = usize::try_from(signal) {
             // Only fails for numbers that are no signals.
@@ -165,7 +157,7 @@ impl GuestInfo for Process {
         if self.contained {
             b"mayfly".to_vec()
         } else {
-            host_name()
+            processes::host_name()
         }
     }
 
@@ -198,15 +190,6 @@ fn program_name(path: &CStr) -> Vec<u8> {
         .next()
         .unwrap_or_default();
     name[..name.len().min(15)].to_vec()
-}
-
-fn host_name() -> Vec<u8> {
-    let mut name = [0u8; 65];
-    // SAFETY: a local buffer with its length.
-    if unsafe { libc::gethostname(name.as_mut_ptr().cast(), 64) } != 0 {
-        return Vec::new();
-    }
-    name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }
 
 /// The namespace as seen before the process exists.

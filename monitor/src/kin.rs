@@ -6,11 +6,10 @@
 //!
 //! Nothing here is trusted outside of the instance: `serve` ends the processes by what the kernel says (`serve/orphans.rs`).
 
-#![allow(unsafe_code)]
-
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use crate::errno::Errno;
+use crate::sys::processes;
 
 /// Processes and threads that an instance may have together.
 pub const TASKS_MAX: u32 = 256;
@@ -149,11 +148,9 @@ impl Kin {
     /// The process group that the guest names.
     pub fn find_group(&self, group: i32) -> Option<i32> {
         let group = self.find(group).unwrap_or(group);
-        // SAFETY: no pointers.
-        let of = |pid: i32| unsafe { libc::getpgid(pid) };
         self.pids()
             .into_iter()
-            .any(|pid| of(pid) == group)
+            .any(|pid| processes::group(pid) == Ok(group))
             .then_some(group)
     }
 
@@ -185,8 +182,8 @@ impl Kin {
     fn sweep(&self) {
         for (number, row) in self.rows.iter().enumerate().skip(1) {
             let pid = row.pid.load(Ordering::Acquire);
-            // SAFETY: signal 0 asks whether there is a process that this one may signal: others of the instance alone.
-            if pid > 0 && unsafe { libc::kill(pid, 0) } < 0 {
+            // Signal 0 asks whether there is a process that this one may signal: others of the instance alone.
+            if pid > 0 && crate::sys::kill(pid, 0).is_err() {
                 self.free(number);
             }
         }
@@ -242,35 +239,13 @@ impl Kin {
     /// A process with kin came to the moment of readiness.
     pub fn announce_ready(&self) {
         self.ready.store(1, Ordering::Release);
-        // SAFETY: wakes waiters on a live word.
-        unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                self.ready.as_ptr(),
-                libc::FUTEX_WAKE,
-                i32::MAX,
-                0,
-                0,
-                0,
-            )
-        };
+        processes::wake_all(&self.ready);
     }
 
     /// Waits for `announce_ready` in any of the processes.
     pub fn await_ready(&self) {
         while self.ready.load(Ordering::Acquire) == 0 {
-            // SAFETY: waits on a live word, which the kernel compares.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_futex,
-                    self.ready.as_ptr(),
-                    libc::FUTEX_WAIT,
-                    0,
-                    std::ptr::null::<u8>(),
-                    0,
-                    0,
-                )
-            };
+            processes::wait_for(&self.ready, 0);
         }
     }
 }

@@ -28,7 +28,6 @@ mod lifecycle;
 mod loader;
 mod memory;
 mod network;
-mod passing;
 mod pids;
 mod process;
 mod ready;

@@ -3,7 +3,6 @@
 //! Rest is one state of all threads: each has its registers in `Process::threads` and touches nothing. It is what a snapshot
 //! is taken from, and what a parked instance is in. The first thread to come leads: it stops the others, does what the
 //! process was made for (`Plan`), and then lets all go on.
-#![allow(unsafe_code)]
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -13,7 +12,7 @@ use crate::control::Cause;
 use crate::errno::Errno;
 use crate::process::Process;
 use crate::signals::host::{self, STOP_SIGNAL, STOPPING};
-use crate::sys;
+use crate::sys::{self, processes};
 use crate::task::{Task, TaskState};
 
 /// What the leader does while all threads rest. It may end the process; if it returns, all threads go on.
@@ -57,12 +56,9 @@ pub fn rest(task: &Task, state: TaskState) {
         return;
     }
     STOPPING.store(true, Ordering::Release);
-    // SAFETY: getpid has no preconditions.
-    let pid = unsafe { libc::getpid() };
     while list.iter().any(|thread| thread.at_rest().is_none()) {
         for thread in list.iter().filter(|thread| thread.at_rest().is_none()) {
-            // SAFETY: sends a signal to a thread of this process; ESRCH for one that just ended is fine.
-            unsafe { libc::syscall(libc::SYS_tgkill, pid, thread.host_tid, STOP_SIGNAL) };
+            sys::signal_thread(thread.host_tid, STOP_SIGNAL);
         }
         // A signal may come just before a thread blocks: tell it again until it rests.
         (list, _) = process
@@ -137,23 +133,14 @@ pub fn exit(process: &Process, status: i32) -> ! {
 
 /// Ends this process at once, without destructors: the kernel takes everything back.
 pub fn end_process(status: i32) -> ! {
-    // SAFETY: does not return.
-    unsafe { libc::_exit(status) }
+    processes::end(status)
 }
 
 /// Ends this process by a signal, so that whoever waits for it sees what happened.
 pub fn die_by(signal: i32) -> ! {
-    let none = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    let action = libc::SIG_DFL;
-    // SAFETY: plain calls with local arguments; the process ends by the signal, or by the exit below.
-    unsafe {
-        libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
-        libc::signal(signal, action);
-        host::set_mask(0);
-        libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal);
-        libc::_exit(128 + signal)
-    }
+    let _ = processes::set_limit(libc::RLIMIT_CORE, [0, 0]);
+    processes::reset_signal(signal, false);
+    host::set_mask(0);
+    sys::signal_thread(sys::thread_id(), signal);
+    processes::end(128 + signal)
 }

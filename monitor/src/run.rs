@@ -1,11 +1,10 @@
 //! `mayfly-monitor run`: a program of this machine, once, in a virtual machine, as a shell would run it.
-#![allow(unsafe_code)]
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -146,8 +145,8 @@ impl Image {
     }
 
     fn load(fd: i32) -> Result<Self, Errno> {
-        // SAFETY: the descriptor that `save` made for this process; a wrong number fails to read.
-        let mut file = unsafe { File::from_raw_fd(fd) };
+        // The descriptor that `save` made for this process; a wrong number fails to read.
+        let mut file = File::from(crate::fs::descriptors::take_up(fd));
         file.rewind()?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
@@ -216,8 +215,8 @@ pub fn execute(fd: i32) -> Result<Infallible, RunError> {
     crate::fs::descriptors::set_limit(u64::from(image.open_files.unsigned_abs()));
     crate::rlimits::take_over(&image.limits);
     if image.ignores_pipe {
-        // SAFETY: the disposition that the program before left.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        // The disposition that the program before left.
+        sys::processes::reset_signal(libc::SIGPIPE, true);
     }
     match (image.launch.take(), image.inside.take()) {
         (_, Some(inside)) => go_on(image, inside),
@@ -315,8 +314,7 @@ fn start(image: Image, launch: Launch, enters_root: bool) -> Result<Infallible, 
             .change_directory(At::cwd(c"/"))
             .map_err(root_error)?;
     }
-    // SAFETY: identifiers have no preconditions.
-    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let (uid, gid) = sys::ids();
     let request = loader::Request {
         path: &path,
         args,

@@ -15,7 +15,6 @@
 //! A name that goes gives its page back at once. The bytes of a file without a name come back when room is short and no
 //! descriptor of the process leads to it. What was ever mapped is kept on the account, because a mapping holds a file as well;
 //! and once a descriptor was sent through a socket, where it can hide, nothing without a name comes back.
-#![allow(unsafe_code)]
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -23,8 +22,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::errno::{Errno, SysResult, from_libc};
+use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{self, MONITOR_FD_FLOOR, Steady, guest_fd};
+use crate::sys;
 
 /// The unit of account, bytes.
 const PAGE: u64 = 4096;
@@ -66,11 +66,7 @@ struct File {
 
 impl File {
     fn of(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
-        let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-        // SAFETY: the buffer is a struct stat, which fstat fills when it succeeds.
-        from_libc(unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
-        // SAFETY: filled above.
-        Ok(Self::from(&unsafe { stat.assume_init() }))
+        Ok(Self::from(&sys::stat(&fd)?))
     }
 
     fn is_regular(&self) -> bool {
@@ -91,8 +87,7 @@ impl From<&libc::stat> for File {
 
 /// A number of the guest's for one system call, which says EBADF when it is not open.
 pub fn descriptor(fd: RawFd) -> Result<BorrowedFd<'static>, Errno> {
-    // SAFETY: only passed to system calls at once, never closed and never kept.
-    Ok(unsafe { BorrowedFd::borrow_raw(guest_fd(fd)?) })
+    Ok(descriptors::passing(guest_fd(fd)?))
 }
 
 /// The size of what the guest's `fd` is, if it is a regular file.
@@ -334,9 +329,7 @@ impl Storage {
         }
         // Another thread moved the position of the open file in between: the file becomes what it was. Should even that
         // be prevented, nothing grows any more.
-        let size = i64::try_from(before.size).map_err(|_| NO_SPACE)?;
-        // SAFETY: no pointers.
-        unsafe { libc::ftruncate(file.as_raw_fd(), size) };
+        let _ = sys::set_length(&file, before.size);
         state.note(&File::of(file)?, &steady);
         Err(NO_SPACE)
     }
@@ -419,17 +412,14 @@ fn end_of_write(file: BorrowedFd<'_>, start: Start, length: u64, size: u64) -> R
 }
 
 fn position(file: BorrowedFd<'_>, start: Start, size: u64) -> Result<u64, Errno> {
-    // SAFETY: no pointers.
-    let flags = from_libc(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) })?;
-    if flags & u64::from(libc::O_APPEND.unsigned_abs()) != 0 {
+    if sys::flags(&file)? & libc::O_APPEND != 0 {
         return Ok(size);
     }
     match start {
         Start::End => Ok(size),
         // The kernel refuses what is negative.
         Start::At(offset) => Ok(u64::try_from(offset).unwrap_or(0)),
-        // SAFETY: no pointers.
-        Start::Position => from_libc(unsafe { libc::lseek(file.as_raw_fd(), 0, libc::SEEK_CUR) }),
+        Start::Position => sys::position(&file),
     }
 }
 

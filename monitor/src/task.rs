@@ -1,5 +1,4 @@
 //! One guest thread on its host thread: run the vCPU, answer its exits, deliver its signals.
-#![allow(unsafe_code)]
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use crate::memory::faults::Fault;
 use crate::process::{Process, Thread};
 use crate::signals::frame::{self, FIXED_FLAGS, Trap, USER_FLAGS};
 use crate::signals::{self, Actions, AltStack, SA_RESTART, host};
+use crate::sys::calls::{self, Arg};
 #[cfg(any(fuzzing, test))]
 use crate::vm::layout::STUB;
 use crate::vm::layout::{EXCEPTION_PORT, SYSCALL_PORT, WARM_LIST, WARMER, WINDOW};
@@ -103,10 +103,8 @@ impl Task {
 
     /// A task on the calling host thread, which is in the list of threads.
     pub fn settled(process: Arc<Process>, vcpu: Vcpu, mask: u64) -> Self {
-        // SAFETY: gettid has no preconditions.
-        let tid = unsafe { libc::gettid() };
-        // SAFETY: getpid has no preconditions.
-        let main = unsafe { libc::getpid() } == tid;
+        let tid = sys::thread_id();
+        let main = sys::process_id() == tid;
         host::attach(vcpu.run_page());
         Self {
             process,
@@ -216,12 +214,13 @@ impl Task {
     }
 
     /// A host call that this thread's signals interrupt.
-    ///
-    /// # Safety
-    /// Pointers among the arguments must be the monitor's own or come from `memory::access`.
-    pub unsafe fn host(&self, number: libc::c_long, args: [u64; 6]) -> SysResult {
-        // SAFETY: the caller vouches for the arguments.
-        unsafe { host::call(number, args) }
+    pub fn call<const N: usize>(&self, number: libc::c_long, mut args: [Arg<'_>; N]) -> SysResult {
+        calls::interruptible(number, &mut args)
+    }
+
+    /// The same of one that takes numbers only.
+    pub fn plain(&self, number: libc::c_long, args: [u64; 6]) -> SysResult {
+        self.call(number, args.map(Arg::Value))
     }
 
     /// Runs the guest on this thread until the thread ends. The process may end inside.
@@ -300,8 +299,7 @@ impl Task {
 
     /// In the child of a vfork: goes on behind the call, until the process ends or executes.
     pub fn run_shared(&mut self, stack: u64) {
-        // SAFETY: gettid has no preconditions.
-        self.tid = unsafe { libc::gettid() };
+        self.tid = sys::thread_id();
         self.main = true;
         self.shared = true;
         self.alt = AltStack::NONE;
@@ -644,8 +642,7 @@ impl Task {
         if matches!(signal, libc::SIGSEGV | libc::SIGBUS | host::STOP_SIGNAL) {
             self.die(signal, "sent by the program itself");
         }
-        // SAFETY: a signal of this thread to itself.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal) };
+        sys::signal_thread(sys::thread_id(), signal);
     }
 
     fn push_frame(&mut self, action: signals::Action, info: &host::Info, signal: usize, trap: Trap) {

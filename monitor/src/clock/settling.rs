@@ -4,7 +4,6 @@
 //!
 //! Until then the threads wait as they want to. The one whose wait is the moment is made to call again by the monitor's stop signal when it
 //! is over, and finds that the moment has come.
-#![allow(unsafe_code)]
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -13,7 +12,8 @@ use std::time::Duration;
 
 use super::{nanoseconds, read, time};
 use crate::errno::Errno;
-use crate::signals::host::{STOP_SIGNAL, STOPPING, call};
+use crate::signals::host::{STOP_SIGNAL, STOPPING};
+use crate::sys::calls::{self, input};
 
 /// Timers that end within this time are waited for.
 const SHORT: Duration = Duration::from_secs(2);
@@ -77,8 +77,7 @@ impl Settling {
     /// Whether the moment that the calling thread meets is put off. `over` is called on another thread when it is not any more.
     pub fn puts_off(&self, over: impl FnOnce() + Send + 'static) -> bool {
         let mut stage = lock(&self.stage);
-        // SAFETY: gettid has no preconditions.
-        let thread = unsafe { libc::gettid() };
+        let thread = crate::sys::thread_id();
         match *stage {
             Stage::Over => false,
             Stage::Off(_) => {
@@ -112,13 +111,7 @@ impl Settling {
             return Ok(());
         }
         let wanted = time(left);
-        // SAFETY: a live timespec, which the kernel only reads.
-        let slept = unsafe {
-            call(
-                libc::SYS_nanosleep,
-                [std::ptr::from_ref(&wanted) as u64, 0, 0, 0, 0, 0],
-            )
-        };
+        let slept = calls::interruptible(libc::SYS_nanosleep, &mut [input(&wanted)]);
         slept.map(|_| ()).map_err(|_| Errno::RESTART)
     }
 
@@ -127,9 +120,8 @@ impl Settling {
         let mut stage = lock(&self.stage);
         if let Stage::Off(thread) = *stage {
             STOPPING.store(true, Ordering::Release);
-            // SAFETY: a signal to a thread of this process. If it comes before the thread waits, the wait does not begin; a thread that has ended
-            // is not there.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, STOP_SIGNAL) };
+            // If it comes before the thread waits, the wait does not begin.
+            crate::sys::signal_thread(thread, STOP_SIGNAL);
         }
         *stage = Stage::Over;
     }

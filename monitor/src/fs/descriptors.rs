@@ -71,6 +71,12 @@ pub fn take_up(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// A number of the guest's, for one system call: never closed, never kept.
+pub fn passing(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: a number that is not open gives errors, never another's file.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
 /// Moves a descriptor above the floor.
 ///
 /// Preconditions: no thread of the guest runs yet, or the caller is within [`private`].

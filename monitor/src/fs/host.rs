@@ -15,7 +15,7 @@ use crate::errno::{Errno, SysResult, from_libc};
 
 /// `struct open_how` of openat2(2).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, zerocopy::IntoBytes, zerocopy::Immutable)]
 pub struct OpenHow {
     pub flags: u64,
     pub mode: u64,

@@ -5,14 +5,14 @@
 //! a canonical path tells the mount.
 //!
 //! Invariant: whether something may be written is asked of the same [`Mount`] whose root descriptor is then used.
-#![allow(unsafe_code)]
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::descriptors::{passing, take_up};
 use super::host;
 use super::synthetic::Tree;
 use crate::errno::Errno;
@@ -158,8 +158,8 @@ impl Scratch {
                 .root
                 .compare_exchange(-1, made, Ordering::AcqRel, Ordering::Acquire)
             {
-                // SAFETY: `made` was taken from its owner above, and nobody else has seen it.
-                drop(unsafe { OwnedFd::from_raw_fd(made) });
+                // Nobody else has seen it.
+                drop(take_up(made));
                 return Ok(borrow_for(self, earlier));
             }
             return Ok(borrow_for(self, made));
@@ -183,16 +183,15 @@ impl Scratch {
 }
 
 fn borrow_for(_owner: &Scratch, fd: i32) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor in `root` is closed only when the owner is dropped.
-    unsafe { BorrowedFd::borrow_raw(fd) }
+    // It is closed only when the owner is dropped.
+    passing(fd)
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         let fd = *self.root.get_mut();
         if fd >= 0 {
-            // SAFETY: only `root` put it there, giving up its ownership.
-            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            drop(take_up(fd));
         }
     }
 }
@@ -284,9 +283,9 @@ enum PassedSource {
     Special(RawFd),
 }
 
+/// `pass` gave it the process before its exec.
 fn owned(fd: RawFd) -> OwnedFd {
-    // SAFETY: a number that `pass` gave the process before its exec, which nothing else in this one owns.
-    unsafe { OwnedFd::from_raw_fd(fd) }
+    take_up(fd)
 }
 
 impl Mount {

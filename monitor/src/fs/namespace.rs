@@ -1,13 +1,12 @@
 //! The namespace itself: how it is put together, and what it knows about descriptors and the working directory.
-#![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::descriptors::guest_fd;
+use super::descriptors::{guest_fd, take_up};
 use super::host;
 use super::mounts::{Access, Directory, Mount, Mounts, PassedMount, Scratch, Source, SpecialFile, fd_path};
 use super::owners::Owners;
@@ -410,8 +409,7 @@ impl Namespace {
         let new = directory.map_or(-1, IntoRawFd::into_raw_fd);
         let old = self.synthetic_directory.swap(new, Ordering::AcqRel);
         if old >= 0 {
-            // SAFETY: the number was taken from its owner by an earlier call, and is in nobody else's hands.
-            drop(unsafe { OwnedFd::from_raw_fd(old) });
+            drop(take_up(old));
         }
     }
 
@@ -477,8 +475,7 @@ impl PassedNamespace {
 
     /// The namespace, in the process that the descriptors were passed on to.
     pub fn take_up(self) -> Namespace {
-        // SAFETY: numbers that `pass` named before the exec, which nothing else in this process owns.
-        let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+        let owned = take_up;
         synthetic::expect_directories();
         let mut mounts = Mounts::new();
         for mount in self.mounts {

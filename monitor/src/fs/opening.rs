@@ -2,10 +2,9 @@
 //!
 //! The file is found and judged first. What is left is a single call of the host, an [`OpenCall`], which the caller makes
 //! itself, because it may wait (a FIFO) and must then be open to signals.
-#![allow(unsafe_code)]
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::descriptors;
 use super::host::{self, OpenHow};
@@ -13,7 +12,8 @@ use super::mounts::{Mount, Purpose, fd_path};
 use super::namespace::{Described, Files};
 use super::resolve::{At, Ending, Last, Location, Rules, Target};
 use super::synthetic::{Node, Tree};
-use crate::errno::{Errno, SysResult, from_libc};
+use crate::errno::{Errno, SysResult};
+use crate::sys::calls::{self, Arg, input, value};
 
 /// The kernel's O_LARGEFILE, which libc has as zero on this architecture.
 const LARGEFILE: i32 = 0o100_000;
@@ -136,35 +136,30 @@ enum Step<'a> {
 }
 
 impl OpenCall<'_> {
-    /// The number and the arguments of the call. The pointers among them are good as long as `self` is.
-    pub fn system_call(&self) -> (i64, [u64; 6]) {
-        let fd = |fd: RawFd| i64::from(fd).cast_unsigned();
-        let flag = |flags: i32| u64::from(flags.cast_unsigned());
-        let path = self.path.as_ptr().expose_provenance() as u64;
+    /// The number and the arguments of the call.
+    pub fn system_call(&self) -> (i64, [Arg<'_>; 4]) {
+        let fd = |fd: RawFd| value(i64::from(fd).cast_unsigned());
+        let flag = |flags: i32| value(flags.cast_unsigned().into());
+        let path = Arg::Name(&self.path);
         match &self.step {
             Step::Existing {
                 proc, flags, mode, ..
             } => (
                 libc::SYS_openat,
-                [fd(proc.as_raw_fd()), path, flag(*flags), u64::from(*mode), 0, 0],
+                [fd(proc.as_raw_fd()), path, flag(*flags), value((*mode).into())],
             ),
-            Step::New { root, how } => {
-                let address = std::ptr::from_ref(how).expose_provenance() as u64;
-                (
-                    libc::SYS_openat2,
-                    [
-                        fd(root.as_raw_fd()),
-                        path,
-                        address,
-                        size_of::<OpenHow>() as u64,
-                        0,
-                        0,
-                    ],
-                )
-            }
+            Step::New { root, how } => (
+                libc::SYS_openat2,
+                [
+                    fd(root.as_raw_fd()),
+                    path,
+                    input(how),
+                    value(size_of::<OpenHow>() as u64),
+                ],
+            ),
             Step::Copy { file, command } => (
                 libc::SYS_fcntl,
-                [fd(file.as_raw_fd()), flag(*command), 0, 0, 0, 0],
+                [fd(file.as_raw_fd()), flag(*command), value(0), value(0)],
             ),
         }
     }
@@ -181,8 +176,7 @@ impl OpenCall<'_> {
             result => result,
         };
         let fd = RawFd::try_from(result?).map_err(|_| Errno::IO)?;
-        // SAFETY: the result of the call that `system_call` describes is a fresh descriptor.
-        descriptors::admit(unsafe { OwnedFd::from_raw_fd(fd) })
+        descriptors::admit(descriptors::take_up(fd))
     }
 
     /// Makes the call here and now, deaf to signals: where there is no guest to interrupt, or nothing that can wait.
@@ -192,17 +186,15 @@ impl OpenCall<'_> {
     }
 
     fn perform(&self) -> SysResult {
-        let (number, [a, b, c, d, e, f]) = self.system_call();
-        // SAFETY: openat, openat2 or fcntl; the pointers are to a C string and a struct open_how in `self`, only read.
-        from_libc(unsafe { libc::syscall(number, a, b, c, d, e, f) })
+        let (number, mut args) = self.system_call();
+        calls::direct(number, &mut args)
     }
 
     /// The same for the monitor itself: above the floor.
     pub fn make_private(&self) -> Result<OwnedFd, Errno> {
         descriptors::private(|| {
             let fd = RawFd::try_from(self.perform()?).map_err(|_| Errno::IO)?;
-            // SAFETY: as in `admit`.
-            Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+            Ok(descriptors::take_up(fd))
         })
     }
 }

@@ -7,7 +7,6 @@
 //! what a guest brings.
 //!
 //! Older kernels know fewer of these rules; then the rest is enforced, and `Layer::detail` says so.
-#![allow(unsafe_code)]
 
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,6 +22,7 @@ use landlock::{
 use super::Layer;
 use crate::errno::Errno;
 use crate::fs::descriptors::private;
+use crate::sys;
 
 /// The newest rules that this file was written for and tested with.
 const NEWEST: ABI = ABI::V7;
@@ -155,8 +155,8 @@ impl Rules {
     /// Closes the places, in a child that has been restricted for the last time and never drops this.
     pub fn leave(&self) {
         for rule in self.fixed.iter().chain(&self.write).chain(&self.keep) {
-            // SAFETY: the owner is never dropped in this process.
-            unsafe { libc::close(rule.place.as_raw_fd()) };
+            // The owner is never dropped in this process.
+            sys::close(rule.place.as_raw_fd());
         }
     }
 
@@ -253,16 +253,7 @@ fn describe(status: &LandlockStatus) -> String {
 /// What this kernel would enforce.
 pub fn probe() -> Layer {
     // The version is asked of the kernel itself: rules are not made to be thrown away.
-    const VERSION: u32 = 1;
-    // SAFETY: with this flag and no attributes the call only answers a number.
-    let version = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            std::ptr::null::<u8>(),
-            0_usize,
-            VERSION,
-        )
-    };
+    let version = sys::landlock_version();
     let wanted = NEWEST as i64;
     let (in_force, detail) = match version {
         version if version >= wanted => (true, format!("ABI {version}")),

@@ -1,8 +1,8 @@
 //! Limits that the kernel keeps for a process. They back the monitor's own counts, and hold when those fail.
-#![allow(unsafe_code)]
 
 use crate::errno::Errno;
 use crate::fs::descriptors::MONITOR_FD_FLOOR;
+use crate::sys::processes;
 
 /// Descriptors of a process: the guest's numbers and as many for the monitor.
 const DESCRIPTORS: u64 = 2 * MONITOR_FD_FLOOR.unsigned_abs() as u64;
@@ -25,23 +25,15 @@ pub fn enough_descriptors() -> Result<(), LimitError> {
 }
 
 fn most_descriptors() -> Result<u64, LimitError> {
-    let mut files = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
+    let failed = |source| LimitError::Set {
+        name: "open files",
+        source,
     };
-    // SAFETY: a live rlimit.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut files) } < 0 {
-        return Err(LimitError::Set {
-            name: "open files",
-            source: Errno::last(),
-        });
+    let [_, found] = processes::limit(libc::RLIMIT_NOFILE).map_err(failed)?;
+    if found < FEWEST_DESCRIPTORS {
+        return Err(LimitError::Descriptors { found });
     }
-    if files.rlim_max < FEWEST_DESCRIPTORS {
-        return Err(LimitError::Descriptors {
-            found: files.rlim_max,
-        });
-    }
-    Ok(files.rlim_max)
+    Ok(found)
 }
 
 /// For `serve` and all its children.
@@ -89,16 +81,5 @@ fn set_both(
     soft: u64,
     hard: u64,
 ) -> Result<(), LimitError> {
-    let limit = libc::rlimit {
-        rlim_cur: soft,
-        rlim_max: hard,
-    };
-    // SAFETY: a live rlimit.
-    if unsafe { libc::setrlimit(resource, &raw const limit) } < 0 {
-        return Err(LimitError::Set {
-            name,
-            source: Errno::last(),
-        });
-    }
-    Ok(())
+    processes::set_limit(resource, [soft, hard]).map_err(|source| LimitError::Set { name, source })
 }

@@ -20,6 +20,16 @@ pub const PATH_MAX: usize = 4096;
 /// Most buffers in one call (limits.h IOV_MAX).
 pub const IOV_MAX: u64 = 1024;
 
+/// Where guest memory lies in the monitor, or where nothing does: whatever the kernel does there, it does to the guest.
+#[derive(Clone, Copy)]
+pub struct HostAddress(u64);
+
+impl HostAddress {
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
 /// A buffer of the guest as host ranges, for the scatter/gather calls of the host.
 ///
 /// A bad buffer is given to the host as one that is bad in the same way, because only the host knows what is wrong first:
@@ -56,13 +66,13 @@ impl Pieces {
     }
 
     /// The host address and length when the buffer is one range (the usual case), else `None`.
-    pub fn single(&self) -> Option<(u64, u64)> {
+    pub fn single(&self) -> Option<(HostAddress, u64)> {
         if self.list {
             return None;
         }
         match self.ranges.as_slice() {
-            [] => Some((HOST_BASE + LOW_END, 0)),
-            [one] => Some((one.iov_base as u64, one.iov_len as u64)),
+            [] => Some((HostAddress(HOST_BASE + LOW_END), 0)),
+            [one] => Some((HostAddress(one.iov_base as u64), one.iov_len as u64)),
             _ => None,
         }
     }
@@ -235,12 +245,12 @@ const MOVED_MAX: u64 = 0x7fff_f000;
 const _: () = assert!(MOVED_MAX < NOTHING);
 
 /// A mapped range, for calls that ask about memory without touching it.
-pub fn range(address: u64, length: u64) -> Result<u64, Errno> {
+pub fn range(address: u64, length: u64) -> Result<HostAddress, Errno> {
     let end = address.checked_add(length).ok_or(Errno::FAULT)?;
     if address < LOW_END || end > WINDOW {
         return Err(Errno::FAULT);
     }
-    Ok(HOST_BASE + address)
+    Ok(HostAddress(HOST_BASE + address))
 }
 
 /// A buffer as host ranges. The host kernel checks each page when it uses them.
@@ -289,18 +299,18 @@ pub fn vector(address: u64, count: u64) -> Result<Pieces, Errno> {
 }
 
 /// The host address of a futex word: aligned, so never over two pieces.
-pub fn word(address: u64) -> Result<u64, Errno> {
+pub fn word(address: u64) -> Result<HostAddress, Errno> {
     if !address.is_multiple_of(4) {
         return Err(Errno::INVAL);
     }
-    translate(address, 4)
+    translate(address, 4).map(HostAddress)
 }
 
 /// Replaces a word of the guest if it is `expected`, atomically; gives what it was.
 pub fn exchange(address: u64, expected: u32, new: u32) -> Result<u32, Errno> {
     let host = word(address)?;
     // SAFETY: an aligned word of the window.
-    unsafe { host::exchange(host as *mut u32, expected, new) }.ok_or(Errno::FAULT)
+    unsafe { host::exchange(host.get() as *mut u32, expected, new) }.ok_or(Errno::FAULT)
 }
 
 /// Whether every byte of the range can be read (or written, by a write of what is there), without changing it.

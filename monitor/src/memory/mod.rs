@@ -11,4 +11,4 @@ pub mod moving;
 pub mod space;
 mod warming;
 
-pub use host_stack::stack;
+pub use host_stack::{HostStack, stack};

@@ -28,8 +28,8 @@ use super::request::{MESSAGE_MAX, Refused, Reply, Request};
 use super::resolver::{self, Pins};
 use super::{address, dns, host};
 use crate::errno::Errno;
-use crate::passing::{self, Received};
 use crate::sys;
+use crate::sys::passing::{self, Received};
 
 /// Names that are looked up at a time for one instance.
 const LOOKUPS_MAX: usize = 16;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::fs::descriptors::{private, raise};
-use crate::passing;
 use crate::sys;
+use crate::sys::passing;
 
 /// Largest message, bytes.
 pub const MESSAGE_MAX: usize = 256;

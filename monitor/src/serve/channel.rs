@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::fs::descriptors::raise;
-use crate::passing;
 use crate::sys;
+use crate::sys::passing;
 
 /// Longest message, bytes.
 const MESSAGE_MAX: usize = 4096;

@@ -15,7 +15,7 @@ use crate::fs::{Purpose, SpecialFile};
 use crate::lifecycle::end_process;
 use crate::network::policy::Policy;
 use crate::network::{broker, request, resolver};
-use crate::{passing, sys};
+use crate::sys::{self, passing};
 
 /// A file that the monitor writes.
 pub struct Text(String);

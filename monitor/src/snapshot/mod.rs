@@ -3,7 +3,6 @@
 //! Two parts: the *image*, a memory file whose offset is the guest's address; and the *state*, this structure, within a *head* that has the
 //! digests of both (`format`). The boot process writes both and ends; `file` keeps them on disk. A clone maps the image privately and
 //! rebuilds the rest, so nothing is shared but unwritten pages.
-#![allow(unsafe_code)]
 
 pub mod descriptors;
 pub mod features;
@@ -176,12 +175,9 @@ impl Snapshot {
                 .current_directory()
                 .map_err(failed("the working directory"))?,
         );
-        // SAFETY: sets the mask and back; no other thread of the process runs.
-        let umask = unsafe {
-            let umask = libc::umask(0o22);
-            libc::umask(umask);
-            umask
-        };
+        // There and back: no other thread of the process runs.
+        let umask = crate::sys::processes::set_file_mask(0o22);
+        crate::sys::processes::set_file_mask(umask);
         let mut space = process.lock_space();
         let shared = shared(&space, &taking)?;
         let image_bytes = image::write(&mut space, image)?;

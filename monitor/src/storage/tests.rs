@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use super::*;
+use crate::errno::from_libc;
 
 /// An account of this many pages, over a directory of its own.
 struct Instance {

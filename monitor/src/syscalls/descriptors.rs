@@ -2,18 +2,19 @@
 //!
 //! The guest's numbers are the host's (`fs::descriptors`): whatever makes one is admitted against the guest's limit,
 //! whatever closes or replaces one holds the table alone and tells the process first.
-#![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
-use crate::errno::{Errno, SysResult, from_libc};
+use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{self, MONITOR_FD_FLOOR, exclusive, guest_fd};
 use crate::memory::access;
 use crate::pids;
+use crate::sys::calls::{self, Arg, input, output, value};
+use crate::sys::requests::{Content, LARGEST, content};
 use crate::task::Task;
 
 const AREA: &str = "descriptors";
@@ -72,35 +73,25 @@ pub fn register(fd: RawFd) -> u64 {
 /// Admits the descriptor that a host call has just made for the guest.
 pub fn admitted(result: SysResult) -> SysResult {
     let fd = RawFd::try_from(result?).map_err(|_| Errno::IO)?;
-    // SAFETY: the caller passes the fresh result of a call that makes a descriptor.
-    descriptors::admit(unsafe { OwnedFd::from_raw_fd(fd) }).map(register)
+    descriptors::admit(descriptors::take_up(fd)).map(register)
 }
 
-/// Makes a descriptor for the guest by a host call.
-///
-/// # Safety
-/// As `Task::host`; the call's result must be a new descriptor.
-pub unsafe fn make(task: &Task, number: libc::c_long, args: Args) -> SysResult {
-    // SAFETY: the caller vouches for the arguments.
-    admitted(unsafe { task.host(number, args) })
+/// Makes a descriptor for the guest by a host call that takes numbers only.
+pub fn make(task: &Task, number: libc::c_long, args: Args) -> SysResult {
+    admitted(task.plain(number, args))
 }
 
 /// A call that changes the table after the process was told of it, so it is made whatever signal is pending.
-///
-/// # Safety
-/// As `Task::host`.
-unsafe fn at_once(number: libc::c_long, [a, b, c, ..]: Args) -> SysResult {
+fn at_once(number: libc::c_long, args: Args) -> SysResult {
     let _alone = exclusive();
-    // SAFETY: the caller vouches for the arguments.
-    from_libc(unsafe { libc::syscall(number, a, b, c) })
+    calls::direct(number, &mut args.map(Arg::Value))
 }
 
 /// Implements close(2).
 fn close(task: &mut Task, [fd, ..]: Args) -> SysResult {
     let fd = guest_fd(int(fd))?;
     task.process.closing(fd);
-    // SAFETY: a number of the guest's, no pointers.
-    unsafe { at_once(libc::SYS_close, [register(fd), 0, 0, 0, 0, 0]) }
+    at_once(libc::SYS_close, [register(fd), 0, 0, 0, 0, 0])
 }
 
 /// Implements close_range(2).
@@ -131,20 +122,16 @@ fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> SysResult {
             .filter(inside)
             .for_each(|fd| task.process.closing(fd));
     }
-    // SAFETY: numbers of the guest's, no pointers.
-    unsafe {
-        at_once(
-            libc::SYS_close_range,
-            [first.into(), last.into(), register(flags), 0, 0, 0],
-        )
-    }
+    at_once(
+        libc::SYS_close_range,
+        [first.into(), last.into(), register(flags), 0, 0, 0],
+    )
 }
 
 /// Implements dup(2).
 fn dup(task: &mut Task, [old, ..]: Args) -> SysResult {
     let old = guest_fd(int(old))?;
-    // SAFETY: no pointers; the result is a new descriptor.
-    let new = unsafe { make(task, libc::SYS_dup, [register(old), 0, 0, 0, 0, 0])? };
+    let new = make(task, libc::SYS_dup, [register(old), 0, 0, 0, 0, 0])?;
     task.process.duplicated(old, int(new));
     Ok(new)
 }
@@ -174,13 +161,10 @@ fn replace(task: &Task, old: RawFd, new: RawFd, flags: i32) -> SysResult {
         return Err(Errno::BADF);
     }
     task.process.closing(new);
-    // SAFETY: two numbers of the guest's, no pointers.
-    let result = unsafe {
-        at_once(
-            libc::SYS_dup3,
-            [register(old), register(new), register(flags), 0, 0, 0],
-        )?
-    };
+    let result = at_once(
+        libc::SYS_dup3,
+        [register(old), register(new), register(flags), 0, 0, 0],
+    )?;
     task.process.duplicated(old, new);
     Ok(result)
 }
@@ -193,10 +177,8 @@ fn pipe(task: &mut Task, [ends, ..]: Args) -> SysResult {
 /// Implements pipe2(2).
 fn pipe2(task: &mut Task, [result, flags, ..]: Args) -> SysResult {
     let mut ends = [0_i32; 2];
-    // SAFETY: a local array of two ints.
-    unsafe { task.host(libc::SYS_pipe2, [ends.as_mut_ptr() as u64, flags, 0, 0, 0, 0])? };
-    // SAFETY: two descriptors that the kernel has just made.
-    let [read, write] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    task.call(libc::SYS_pipe2, [output(&mut ends), value(flags)])?;
+    let [read, write] = ends.map(descriptors::take_up);
     let read = descriptors::admit(read)?;
     let write = match descriptors::admit(write) {
         Ok(write) => write,
@@ -216,9 +198,9 @@ fn pipe2(task: &mut Task, [result, flags, ..]: Args) -> SysResult {
 fn forget(fds: &[RawFd]) {
     let _alone = exclusive();
     for fd in fds {
-        // SAFETY: `admit` has just given these out, and the guest does not know them; should it have guessed one and
-        // replaced it, it loses only what is its own.
-        drop(unsafe { OwnedFd::from_raw_fd(*fd) });
+        // `admit` has just given these out, and the guest does not know them; should it have guessed one and replaced it, it loses
+        // only what is its own.
+        drop(descriptors::take_up(*fd));
     }
 }
 
@@ -229,14 +211,8 @@ fn memfd_create(task: &mut Task, [name, flags, ..]: Args) -> SysResult {
         return Err(Errno::INVAL);
     }
     let name = access::read_string(name, 250, Errno::INVAL)?;
-    // SAFETY: a C string of the monitor's; the result is a new descriptor.
-    unsafe {
-        make(
-            task,
-            libc::SYS_memfd_create,
-            [name.as_ptr() as u64, flags.into(), 0, 0, 0, 0],
-        )
-    }
+    let args = [Arg::Name(&name), value(flags.into())];
+    admitted(task.call(libc::SYS_memfd_create, args))
 }
 
 /// `struct flock`.
@@ -265,10 +241,11 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
     const F_OWNER_TID: i32 = 0;
     const F_OWNER_PID: i32 = 1;
     let number = guest_fd(int(fd))?;
-    let forward = |argument: u64| {
-        // SAFETY: commands whose argument is a number, or the address of a local.
-        unsafe { task.host(libc::SYS_fcntl, [register(number), command, argument, 0, 0, 0]) }
+    let with = |argument: Arg<'_>| {
+        let [number, command] = [number, int(command)].map(|number| value(register(number)));
+        task.call(libc::SYS_fcntl, [number, command, argument])
     };
+    let forward = |argument: u64| with(value(argument));
     match int(command) {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
             if int(argument) < 0 || int(argument) >= descriptors::limit() {
@@ -307,21 +284,21 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
         }
         F_GETOWN_EX => {
             let mut owner = [0_i32; 2];
-            let result = forward(owner.as_mut_ptr() as u64)?;
+            let result = with(output(&mut owner))?;
             access::write(argument, &owner)?;
             Ok(result)
         }
         F_SETOWN_EX => {
             let mut owner: [i32; 2] = access::read(argument)?;
             match owner {
-                [F_OWNER_TID | F_OWNER_PID, 0] => forward(owner.as_mut_ptr() as u64),
+                [F_OWNER_TID | F_OWNER_PID, 0] => with(input(&owner)),
                 [F_OWNER_PID, id] if pids::is_own(id) => {
                     owner[1] = pids::host_pid();
-                    forward(owner.as_mut_ptr() as u64)
+                    with(input(&owner))
                 }
                 [F_OWNER_TID, id] if id == task.tid => {
                     owner[1] = pids::host_tid();
-                    forward(owner.as_mut_ptr() as u64)
+                    with(input(&owner))
                 }
                 [0..=2, _] => Err(Errno::PERM),
                 _ => Err(Errno::INVAL),
@@ -334,7 +311,7 @@ fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
         | libc::F_OFD_SETLK
         | libc::F_OFD_SETLKW => {
             let mut lock: Lock = access::read(argument)?;
-            let result = forward(&raw mut lock as u64)?;
+            let result = with(output(&mut lock))?;
             if matches!(int(command), libc::F_GETLK | libc::F_OFD_GETLK) {
                 access::write(argument, &lock)?;
             }
@@ -361,49 +338,7 @@ fn flock(task: &mut Task, [fd, operation, ..]: Args) -> SysResult {
     if super::paths::files(task).is_on_read_only(fd)? {
         return Ok(0);
     }
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_flock, [register(fd), operation, 0, 0, 0, 0]) }
-}
-
-/// What the argument of an ioctl is.
-#[derive(Clone, Copy)]
-enum Argument {
-    /// Nothing, or a number.
-    Number,
-    /// A structure of so many bytes that the kernel reads.
-    In(usize),
-    /// One that it fills.
-    Out(usize),
-}
-
-/// `struct termios` and `struct termios2` as the kernel has them.
-const TERMIOS: usize = 36;
-const TERMIOS2: usize = 44;
-const LARGEST: usize = 64;
-
-const TCGETS2: u64 = 0x802c_542a;
-const TCSETS2: u64 = 0x402c_542b;
-const TCSETSW2: u64 = 0x402c_542c;
-const TCSETSF2: u64 = 0x402c_542d;
-const FIGETBSZ: u64 = 2;
-
-fn argument_of(request: u64) -> Option<Argument> {
-    use Argument::{In, Number, Out};
-    Some(match request {
-        libc::FIOCLEX | libc::FIONCLEX => Number,
-        libc::FIONBIO => In(4),
-        libc::FIONREAD | libc::TIOCOUTQ | FIGETBSZ => Out(4),
-        libc::TCGETS => Out(TERMIOS),
-        libc::TCSETS | libc::TCSETSW | libc::TCSETSF => In(TERMIOS),
-        TCGETS2 => Out(TERMIOS2),
-        TCSETS2 | TCSETSW2 | TCSETSF2 => In(TERMIOS2),
-        libc::TIOCGWINSZ => Out(8),
-        libc::TIOCSWINSZ => In(8),
-        libc::TIOCGPGRP | libc::TIOCGSID => Out(4),
-        libc::TIOCSPGRP => In(4),
-        libc::TCSBRK | libc::TCXONC | libc::TCFLSH | libc::TIOCNOTTY | libc::TIOCSCTTY => Number,
-        _ => return None,
-    })
+    task.plain(libc::SYS_flock, [register(fd), operation, 0, 0, 0, 0])
 }
 
 /// Implements ioctl(2), what is harmless on any file. TIOCSTI, which types into a terminal, is not.
@@ -411,19 +346,17 @@ fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysResult {
     const FICLONE: u64 = 0x4004_9409;
     let fd = guest_fd(int(fd))?;
     let request = request & u64::from(u32::MAX);
-    let forward = |argument: u64| {
-        // SAFETY: requests of the table above, with a number or a local buffer that is large enough for each.
-        unsafe { task.host(libc::SYS_ioctl, [register(fd), request, argument, 0, 0, 0]) }
-    };
+    let forward =
+        |argument: Arg<'_>| task.call(libc::SYS_ioctl, [value(register(fd)), value(request), argument]);
     let mut buffer = [0_u8; LARGEST];
-    match argument_of(request) {
-        Some(Argument::Number) => forward(argument),
-        Some(Argument::In(size)) => {
+    match content(request) {
+        Some(Content::Number) => forward(value(argument)),
+        Some(Content::In(size)) => {
             access::read_bytes(argument, &mut buffer[..size])?;
-            forward(buffer.as_mut_ptr() as u64)
+            forward(input(&buffer[..size]))
         }
-        Some(Argument::Out(size)) => {
-            let result = forward(buffer.as_mut_ptr() as u64)?;
+        Some(Content::Out(size)) => {
+            let result = forward(output(&mut buffer[..size]))?;
             access::write_bytes(argument, &buffer[..size])?;
             Ok(result)
         }

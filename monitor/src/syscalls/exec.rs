@@ -5,24 +5,23 @@
 //! call (the way to `serve`, a thread that speaks HTTP, the moment of readiness) stays. Otherwise, under `run` and in the
 //! child of a vfork, whose memory is its parent's, it is an execve of the monitor's own file, which finds in a memory file what to run: all
 //! that the kernel keeps over an exec is kept by the kernel. No environment of the guest is ever the monitor's.
-#![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::memory::int;
 use super::threads::refuse_absent;
 use super::{Args, Entry, Level, entry};
-use crate::errno::{Errno, SysResult, from_libc};
+use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{EXECUTABLE, MONITOR_FD_FLOOR};
 use crate::memory::access;
 use crate::process::Identity;
 use crate::run::{Image, Inside};
 use crate::signals::host::{self, STOP_SIGNAL, STOPPING};
 use crate::signals::{Action, AltStack, SIG_DFL, SIG_IGN};
+use crate::sys::processes;
 use crate::task::{Flow, Task};
 use crate::{descent, guest, loader, sys};
 
@@ -94,38 +93,15 @@ fn execute_monitor(task: &Task, mut program: Program) -> SysResult {
         limits: crate::rlimits::hand_over(),
         clock: crate::clock::hand_over(),
     };
-    let file = image.save()?;
-    let number = CString::new(file.as_raw_fd().to_string()).map_err(|_| Errno::INVAL)?;
-    let words = [
-        c"mayfly-monitor".as_ptr(),
-        c"exec".as_ptr(),
-        number.as_ptr(),
-        std::ptr::null(),
-    ];
-    let nothing = [std::ptr::null()];
+    let state = image.save()?;
+    let number = CString::new(state.as_raw_fd().to_string()).map_err(|_| Errno::INVAL)?;
     descent::keep_over_exec(&passed, true)?;
     if !task.shared {
         super::futexes::give_up_all(&task.process);
     }
     host::set_mask(task.mask);
-    if contained {
-        // SAFETY: an empty path, which with the flag means the descriptor; NUL-terminated strings in NULL-terminated
-        // arrays; it returns only if it failed.
-        unsafe {
-            libc::syscall(
-                libc::SYS_execveat,
-                EXECUTABLE,
-                c"".as_ptr(),
-                words.as_ptr(),
-                nothing.as_ptr(),
-                libc::AT_EMPTY_PATH,
-            )
-        };
-    } else {
-        // SAFETY: as above.
-        unsafe { libc::execve(c"/proc/self/exe".as_ptr(), words.as_ptr(), nothing.as_ptr()) };
-    }
-    let failure = Errno::last();
+    let file = contained.then_some(EXECUTABLE);
+    let failure = processes::execute(file, &[c"mayfly-monitor", c"exec", &number]);
     descent::keep_over_exec(&passed, false)?;
     Err(failure)
 }
@@ -155,10 +131,9 @@ fn inside(task: &Task, row: usize, ledger: i32) -> Result<Inside, Errno> {
 
 /// A memory file that stays open over exec, above the floor.
 pub fn passed_on(file: &OwnedFd) -> Result<OwnedFd, Errno> {
-    // SAFETY: no pointers.
-    let fd = from_libc(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD, MONITOR_FD_FLOOR) })?;
-    // SAFETY: a fresh descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(int(fd)) })
+    let copy = sys::duplicate(file, MONITOR_FD_FLOOR)?;
+    sys::set_close_on_exec(&copy, false)?;
+    Ok(copy)
 }
 
 // ---------------------------------------------------------------------- in place
@@ -183,8 +158,8 @@ fn replace(task: &mut Task, program: Program) -> SysResult {
     for fd in process.files.open_descriptors() {
         if sys::closes_on_exec(&fd) == Ok(true) {
             process.closing(fd);
-            // SAFETY: a number of the guest's, whose only thread this is.
-            unsafe { libc::close(fd) };
+            // This is the guest's only thread.
+            sys::close(fd);
         }
     }
     process.replaced.store(false, Ordering::Release);
@@ -207,8 +182,7 @@ fn end_other_threads(task: &Task) {
     let mut list = process.lock_threads();
     while list.iter().any(|thread| thread.host_tid != own) {
         for thread in list.iter().filter(|thread| thread.host_tid != own) {
-            // SAFETY: sends a signal to a thread of this process; ESRCH for one that just ended is fine.
-            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread.host_tid, STOP_SIGNAL) };
+            sys::signal_thread(thread.host_tid, STOP_SIGNAL);
         }
         // A signal may come just before a thread blocks: tell it again until it ends.
         (list, _) = process

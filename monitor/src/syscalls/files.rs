@@ -1,8 +1,8 @@
 //! Moving bytes: reading and writing descriptors, positions, space, and the contents of directories.
 //!
 //! A buffer of the guest goes to the host as checked ranges (`memory::access`), never as the guest's address.
-#![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::os::fd::RawFd;
 
 use super::descriptors::register;
@@ -14,7 +14,9 @@ use crate::fs::descriptors::{guest_fd, is_open};
 use crate::memory::access::{self, Pieces};
 use crate::ready::Wait;
 use crate::rlimits;
+use crate::signals::host;
 use crate::storage::{self, Start};
+use crate::sys::calls::{Arg, value};
 use crate::task::Task;
 
 const AREA: &str = "files";
@@ -136,14 +138,12 @@ fn transfer(task: &Task, fd: u64, pieces: &Pieces, how: Transfer) -> SysResult {
     };
     let call = |fd: RawFd| {
         let fd = register(fd);
-        // SAFETY: checked ranges of guest memory.
-        unsafe {
-            match pieces.single() {
-                Some((host, length)) => task.host(how.single, [fd, host, length, a, b, c]),
-                None => task.host(
-                    how.gathered,
-                    [fd, pieces.as_ptr() as u64, pieces.count() as u64, a, b, c],
-                ),
+        let [fd, a, b, c] = [fd, a, b, c].map(value);
+        match pieces.single() {
+            Some((host, length)) => task.call(how.single, [fd, Arg::Guest(host), value(length), a, b, c]),
+            None => {
+                let count = value(pieces.count() as u64);
+                task.call(how.gathered, [fd, Arg::List(pieces), count, a, b, c])
             }
         }
     };
@@ -181,7 +181,7 @@ fn write_out(task: &Task, number: RawFd, pieces: &Pieces, call: impl Fn(RawFd) -
         && storage.is_likely_socket(number)
         && !pieces.is_empty_list()
     {
-        match super::messages::send(task, number, pieces, &[], 0) {
+        match super::messages::send(number, pieces, &[], 0) {
             Err(Errno(libc::ENOTSOCK)) => {}
             result => return result,
         }
@@ -267,9 +267,10 @@ fn gathered(
     if out && is_limited() {
         pieces = within_limit(task, fd, start, &pieces)?;
     }
-    let (buffers, count) = (pieces.as_ptr() as u64, pieces.count() as u64);
-    // SAFETY: checked ranges of guest memory, in a list of the monitor's.
-    let call = |fd: RawFd| unsafe { task.host(number, [register(fd), buffers, count, a, b, c]) };
+    let call = |fd: RawFd| {
+        let [fd, count, a, b, c] = [register(fd), pieces.count() as u64, a, b, c].map(value);
+        task.call(number, [fd, Arg::List(&pieces), count, a, b, c])
+    };
     let result = if out {
         stored(task, fd, start, &pieces, call)
     } else {
@@ -321,13 +322,10 @@ fn pwritev2(task: &mut Task, [fd, vector, count, low, high, flags]: Args) -> Sys
 
 /// Implements lseek(2).
 fn lseek(task: &mut Task, [fd, offset, whence, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe {
-        task.host(
-            libc::SYS_lseek,
-            [register(guest_fd(int(fd))?), offset, whence, 0, 0, 0],
-        )
-    }
+    task.plain(
+        libc::SYS_lseek,
+        [register(guest_fd(int(fd))?), offset, whence, 0, 0, 0],
+    )
 }
 
 /// Makes a call that changes where a file ends, within what an instance may store.
@@ -355,8 +353,7 @@ fn ftruncate(task: &mut Task, [fd, length, ..]: Args) -> SysResult {
         fd,
         // The kernel refuses what is negative.
         |size| Ok(u64::try_from(length.cast_signed()).unwrap_or(size)),
-        // SAFETY: no pointers.
-        |fd| unsafe { task.host(libc::SYS_ftruncate, [register(fd), length, 0, 0, 0, 0]) },
+        |fd| task.plain(libc::SYS_ftruncate, [register(fd), length, 0, 0, 0, 0]),
     )
 }
 
@@ -364,7 +361,7 @@ fn ftruncate(task: &mut Task, [fd, length, ..]: Args) -> SysResult {
 /// it if there is room now, and nothing is done there.
 fn fallocate(task: &mut Task, [fd, mode, offset, length, ..]: Args) -> SysResult {
     let flags = int(mode);
-    let inside = std::cell::Cell::new((flags, length));
+    let inside = Cell::new((flags, length));
     let end = |size: u64| {
         let end = offset.saturating_add(length);
         match flags {
@@ -384,37 +381,29 @@ fn fallocate(task: &mut Task, [fd, mode, offset, length, ..]: Args) -> SysResult
     };
     resized(task, fd, end, |fd| {
         let (flags, length) = inside.get();
-        // SAFETY: no pointers.
-        unsafe {
-            task.host(
-                libc::SYS_fallocate,
-                [register(fd), register(flags), offset, length, 0, 0],
-            )
-        }
+        task.plain(
+            libc::SYS_fallocate,
+            [register(fd), register(flags), offset, length, 0, 0],
+        )
     })
 }
 
 /// Implements posix_fadvise(2).
 fn fadvise(task: &mut Task, [fd, offset, length, advice, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe {
-        task.host(
-            libc::SYS_fadvise64,
-            [register(guest_fd(int(fd))?), offset, length, advice, 0, 0],
-        )
-    }
+    task.plain(
+        libc::SYS_fadvise64,
+        [register(guest_fd(int(fd))?), offset, length, advice, 0, 0],
+    )
 }
 
 /// Implements fsync(2).
 fn fsync(task: &mut Task, [fd, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_fsync, [register(guest_fd(int(fd))?), 0, 0, 0, 0, 0]) }
+    task.plain(libc::SYS_fsync, [register(guest_fd(int(fd))?), 0, 0, 0, 0, 0])
 }
 
 /// Implements fdatasync(2).
 fn fdatasync(task: &mut Task, [fd, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_fdatasync, [register(guest_fd(int(fd))?), 0, 0, 0, 0, 0]) }
+    task.plain(libc::SYS_fdatasync, [register(guest_fd(int(fd))?), 0, 0, 0, 0, 0])
 }
 
 /// Implements readahead(2), sync_file_range(2), syncfs(2): advice about a descriptor that is not taken.
@@ -430,14 +419,14 @@ fn sync(_: &mut Task, _: Args) -> SysResult {
 /// A position that the kernel reads and moves on, if the guest gives one.
 struct Position {
     address: u64,
-    value: i64,
+    value: Cell<i64>,
 }
 
 impl Position {
     fn read(address: u64) -> Result<Self, Errno> {
         Ok(Self {
             address,
-            value: if address == 0 { 0 } else { access::read(address)? },
+            value: Cell::new(if address == 0 { 0 } else { access::read(address)? }),
         })
     }
 
@@ -446,15 +435,15 @@ impl Position {
         if self.address == 0 {
             Start::Position
         } else {
-            Start::At(self.value)
+            Start::At(self.value.get())
         }
     }
 
-    fn argument(&mut self) -> u64 {
+    fn argument(&self) -> Arg<'_> {
         if self.address == 0 {
-            0
+            value(0)
         } else {
-            &raw mut self.value as u64
+            Arg::Word(&self.value)
         }
     }
 
@@ -462,7 +451,7 @@ impl Position {
         if self.address == 0 {
             Ok(())
         } else {
-            access::write(self.address, &self.value)
+            access::write(self.address, &self.value.get())
         }
     }
 }
@@ -489,12 +478,10 @@ fn sendfile(task: &mut Task, [out, input, offset, count, ..]: Args) -> SysResult
     // What is wrong with the input and its position comes before what is wrong with the output.
     let (out, input) = (guest_fd(int(out)).unwrap_or(NOBODY), guest_fd(int(input))?);
     task.process.ready.before(&Wait::Read(input))?;
-    let mut offset = Position::read(offset)?;
-    let position = offset.argument();
+    let offset = Position::read(offset)?;
     let result = copied(task, input, out, Start::Position, count, |out, count| {
-        let args = [register(out), register(input), position, count, 0, 0];
-        // SAFETY: the only pointer is to a local.
-        unsafe { task.host(libc::SYS_sendfile, args) }
+        let [out, input] = [out, input].map(|fd| value(register(fd)));
+        task.call(libc::SYS_sendfile, [out, input, offset.argument(), value(count)])
     });
     if let Ok(bytes) = result {
         task.process.transferred(out, bytes, true);
@@ -507,13 +494,15 @@ fn sendfile(task: &mut Task, [out, input, offset, count, ..]: Args) -> SysResult
 fn between(task: &Task, number: libc::c_long, [input, from, out, to, length, flags]: Args) -> SysResult {
     let (input, out) = (guest_fd(int(input))?, guest_fd(int(out))?);
     task.process.ready.before(&Wait::Read(input))?;
-    let (mut from, mut to) = (Position::read(from)?, Position::read(to)?);
+    let (from, to) = (Position::read(from)?, Position::read(to)?);
     let start = to.start();
-    let (from_here, to_there) = (from.argument(), to.argument());
     let result = copied(task, input, out, start, length, |out, length| {
-        let args = [register(input), from_here, register(out), to_there, length, flags];
-        // SAFETY: the only pointers are to locals.
-        unsafe { task.host(number, args) }
+        let [input, out] = [input, out].map(|fd| value(register(fd)));
+        let [length, flags] = [length, flags].map(value);
+        task.call(
+            number,
+            [input, from.argument(), out, to.argument(), length, flags],
+        )
     });
     if let Ok(bytes) = result {
         task.process.transferred(input, bytes, false);
@@ -537,20 +526,18 @@ fn splice(task: &mut Task, [input, from, out, to, length, flags]: Args) -> SysRe
     }
     let (number, target) = (guest_fd(int(input))?, guest_fd(int(out))?);
     let to_file = task.process.storage.is_some() && storage::size(target)?.is_some();
-    // SAFETY: no pointers.
-    let status = unsafe { task.host(libc::SYS_fcntl, [register(number), F_GETFL, 0, 0, 0, 0])? };
+    let status = task.plain(libc::SYS_fcntl, [register(number), F_GETFL, 0, 0, 0, 0])?;
     if !to_file || flags & nonblocking != 0 || int(status) & libc::O_NONBLOCK != 0 {
         return between(task, libc::SYS_splice, [input, from, out, to, length, flags]);
     }
     task.process.ready.before(&Wait::Read(number))?;
     loop {
-        let mut waited = libc::pollfd {
+        let mut waited = [libc::pollfd {
             fd: number,
             events: libc::POLLIN,
             revents: 0,
-        };
-        // SAFETY: one pollfd, a local.
-        unsafe { task.host(libc::SYS_poll, [&raw mut waited as u64, 1, u64::MAX, 0, 0, 0])? };
+        }];
+        host::poll(&mut waited, -1)?;
         let args = [input, from, out, to, length, flags | nonblocking];
         match between(task, libc::SYS_splice, args) {
             Err(Errno::AGAIN) => {}
@@ -570,13 +557,10 @@ fn tee(task: &mut Task, [input, out, length, flags, ..]: Args) -> SysResult {
     }
     let (input, out) = (guest_fd(int(input))?, guest_fd(int(out))?);
     task.process.ready.before(&Wait::Read(input))?;
-    // SAFETY: no pointers.
-    unsafe {
-        task.host(
-            libc::SYS_tee,
-            [register(input), register(out), length, flags, 0, 0],
-        )
-    }
+    task.plain(
+        libc::SYS_tee,
+        [register(input), register(out), length, flags, 0, 0],
+    )
 }
 
 /// Implements vmsplice(2) by copying: pages of the guest must not stay in a pipe.
@@ -586,20 +570,14 @@ fn vmsplice(task: &mut Task, [fd, vector, count, flags, ..]: Args) -> SysResult 
         return Err(Errno::INVAL);
     }
     let number = guest_fd(int(fd))?;
-    // SAFETY: no pointers.
-    let mode = unsafe {
-        task.host(
-            libc::SYS_fcntl,
-            [register(number), register(libc::F_GETFL), 0, 0, 0, 0],
-        )?
-    };
-    // SAFETY: no pointers; only pipes have a size.
-    unsafe {
-        task.host(
-            libc::SYS_fcntl,
-            [register(number), register(libc::F_GETPIPE_SZ), 0, 0, 0, 0],
-        )?
-    };
+    let mode = task.plain(
+        libc::SYS_fcntl,
+        [register(number), register(libc::F_GETFL), 0, 0, 0, 0],
+    )?;
+    task.plain(
+        libc::SYS_fcntl,
+        [register(number), register(libc::F_GETPIPE_SZ), 0, 0, 0, 0],
+    )?;
     let reads = int(mode) & libc::O_ACCMODE == libc::O_RDONLY;
     if reads {
         task.process.ready.before(&Wait::Read(number))?;

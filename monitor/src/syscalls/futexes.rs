@@ -1,6 +1,5 @@
 //! Futexes: the host's, on the shifted address; and the lists of robust locks, which the monitor walks, because they hold
 //! addresses of the guest.
-#![allow(unsafe_code)]
 
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use crate::errno::{Errno, SysResult};
 use crate::memory::access;
 use crate::process::Process;
 use crate::ready::Wait;
+use crate::sys::calls::{self, Arg, input, value};
 use crate::task::Task;
 
 const AREA: &str = "threads";
@@ -45,7 +45,7 @@ const HEAD: u64 = 24;
 const LOCKS_MAX: usize = 2048;
 
 /// Implements futex(2).
-fn futex(task: &mut Task, [word, operation, value, timeout, second_word, value3]: Args) -> SysResult {
+fn futex(task: &mut Task, [word, operation, number, timeout, second_word, value3]: Args) -> SysResult {
     const WAIT_BITSET: i32 = 9;
     const WAKE_BITSET: i32 = 10;
     const WAIT_REQUEUE_PI: i32 = 11;
@@ -77,12 +77,6 @@ fn futex(task: &mut Task, [word, operation, value, timeout, second_word, value3]
         return Err(Errno::NOSYS);
     }
     let address = access::word(word)?;
-    let fourth = match &limit {
-        Some(limit) => std::ptr::from_ref(limit) as u64,
-        None if waits => 0,
-        // A count for the requeue and wake-op commands.
-        None => timeout,
-    };
     let needs_second = matches!(
         command,
         libc::FUTEX_REQUEUE
@@ -91,25 +85,30 @@ fn futex(task: &mut Task, [word, operation, value, timeout, second_word, value3]
             | WAIT_REQUEUE_PI
             | libc::FUTEX_CMP_REQUEUE_PI
     );
-    let second = if needs_second {
-        access::word(second_word)?
-    } else {
-        0
-    };
+    let second = needs_second.then(|| access::word(second_word)).transpose()?;
     let host = |woken: u64| {
-        let value = if woken > 0 { value - woken } else { value };
-        // SAFETY: two words of guest memory and a local timeout; unknown commands do not come here.
-        unsafe {
-            task.host(
-                libc::SYS_futex,
-                [address, operation, value, fourth, second, value3],
-            )
-        }
+        let number = if woken > 0 { number - woken } else { number };
+        let fourth = match &limit {
+            Some(limit) => input(limit),
+            None if waits => value(0),
+            // A count for the requeue and wake-op commands.
+            None => value(timeout),
+        };
+        let second = second.map_or(value(0), Arg::Guest);
+        let args = [
+            Arg::Guest(address),
+            value(operation),
+            value(number),
+            fourth,
+            second,
+            value(value3),
+        ];
+        task.call(libc::SYS_futex, args)
     };
     let waking = match command {
         libc::FUTEX_WAKE | WAKE_BITSET => Waking::Some {
             word,
-            most: u64::try_from(int(value)).unwrap_or(0).max(1),
+            most: u64::try_from(int(number)).unwrap_or(0).max(1),
             bits: if command == WAKE_BITSET { value3 } else { u64::MAX },
         },
         libc::FUTEX_REQUEUE | libc::FUTEX_CMP_REQUEUE | libc::FUTEX_CMP_REQUEUE_PI => Waking::All([word, 0]),
@@ -223,9 +222,8 @@ pub fn wake_one(process: &Arc<Process>, address: u64) -> Result<(), Errno> {
         bits: u64::MAX,
     };
     process.wake(&one, |_| {
-        // SAFETY: FUTEX_WAKE on a word of guest memory.
-        unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1, 0, 0, 0) };
-        Ok(0)
+        let wake = value(u64::from(libc::FUTEX_WAKE.unsigned_abs()));
+        calls::direct(libc::SYS_futex, &mut [Arg::Guest(word), wake, value(1)])
     })?;
     Ok(())
 }

@@ -1,17 +1,17 @@
 //! Resource limits: what a guest is told, and what it sets for itself (`rlimits`). The number of descriptors, the size of files,
 //! memory, processes and processor time are held to what it sets, within what the function has anyhow.
-#![allow(unsafe_code)]
 
 use super::memory::int;
 use super::{Args, Entry, Level, entry, signals};
 use crate::clock;
-use crate::errno::{Errno, SysResult, from_libc};
+use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors;
 use crate::guest::CONTAINED_FILES;
 use crate::memory::access;
 use crate::process::Process;
 use crate::rlimits;
 use crate::signals::host;
+use crate::sys::processes;
 use crate::task::Task;
 use crate::vm::layout::{STACK_SIZE, VCPUS_MAX};
 
@@ -93,24 +93,15 @@ fn limit_processor(soft: u64, hard: u64) -> Result<(), Errno> {
         // Zero is as one second.
         seconds => seconds.saturating_sub(used.unsigned_abs()).max(1),
     };
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: a live rlimit.
-    from_libc(unsafe { libc::getrlimit(libc::RLIMIT_CPU, &raw mut limit) })?;
-    let most = limit.rlim_max;
-    limit.rlim_max = here(hard).min(most);
+    let [_, most] = processes::limit(libc::RLIMIT_CPU)?;
+    let hard = here(hard).min(most);
     // The node's own limit is told a second before it kills.
     let told = if most == INFINITE {
         INFINITE
     } else {
         most.saturating_sub(1)
     };
-    limit.rlim_cur = here(soft).min(told).min(limit.rlim_max);
-    // SAFETY: a live rlimit.
-    from_libc(unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) })?;
-    Ok(())
+    processes::set_limit(libc::RLIMIT_CPU, [here(soft).min(told).min(hard), hard])
 }
 
 /// How many of `length` bytes may be written at `start` of a regular file. With none, the limit of its size was met: SIGXFSZ and

@@ -1,5 +1,4 @@
 //! Memory: thin calls into `memory::space`, which holds the rules.
-#![allow(unsafe_code)]
 
 use std::ffi::CString;
 
@@ -10,6 +9,7 @@ use crate::fs::{At, Files, OpenRequest, guest_descriptor};
 use crate::memory::access;
 use crate::memory::moving::Remap;
 use crate::memory::space::FileAt;
+use crate::sys::calls::{Arg, output, value};
 use crate::task::Task;
 use crate::vm::layout::{LOW_END, PAGE, WINDOW, page_up};
 
@@ -218,8 +218,7 @@ fn msync(task: &mut Task, [address, length, flags, ..]: Args) -> SysResult {
     }
     let length = mapped(task, address, length)?;
     let host = access::range(address, length)?;
-    // SAFETY: a range of guest memory.
-    unsafe { task.host(libc::SYS_msync, [host, length, flags, 0, 0, 0]) }
+    task.call(libc::SYS_msync, [Arg::Guest(host), value(length), value(flags)])
 }
 
 /// Memory that mincore asks the host about at a time, bytes.
@@ -236,13 +235,8 @@ fn mincore(task: &mut Task, [address, length, vector, ..]: Args) -> SysResult {
     while at < end {
         let step = (end - at).min(MINCORE_STEP);
         let host = access::range(at, step)?;
-        // SAFETY: a range of guest memory, and a local buffer with a byte for each of its pages.
-        unsafe {
-            task.host(
-                libc::SYS_mincore,
-                [host, step, resident.as_mut_ptr() as u64, 0, 0, 0],
-            )?
-        };
+        let args = [Arg::Guest(host), value(step), output(resident.as_mut_slice())];
+        task.call(libc::SYS_mincore, args)?;
         let pages = usize::try_from(step / PAGE).map_err(|_| Errno::NOMEM)?;
         access::write_bytes(vector + (at - address) / PAGE, &resident[..pages])?;
         at += step;

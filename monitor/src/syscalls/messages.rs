@@ -1,5 +1,4 @@
 //! Sending and receiving on sockets: every header, address and control message is copied, every buffer becomes pieces.
-#![allow(unsafe_code)]
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -16,6 +15,8 @@ use crate::network::host;
 use crate::network::keys::{self, Protocol};
 use crate::network::place::Place;
 use crate::network::sockets::Kind;
+use crate::sys::calls::{output, value};
+use crate::sys::messages;
 use crate::task::Task;
 
 /// `struct msghdr`.
@@ -109,9 +110,9 @@ fn route(task: &Task, fd: i32, given: &[u8]) -> Result<Route, Errno> {
 /// Sends a message where it is to go.
 fn send_routed(task: &Task, fd: i32, given: &[u8], pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
     match route(task, fd, given)? {
-        Route::Peer => send(task, fd, pieces, control, flags),
+        Route::Peer => send(fd, pieces, control, flags),
         Route::Named(addresses) => {
-            let result = try_each(task, fd, &addresses, pieces, control, flags);
+            let result = try_each(fd, &addresses, pieces, control, flags);
             if result == Err(Errno::NOENT) {
                 return Err(Errno::CONNREFUSED);
             }
@@ -122,20 +123,13 @@ fn send_routed(task: &Task, fd: i32, given: &[u8], pieces: &Pieces, control: &[u
 }
 
 /// The first address behind which somebody is. Without any: the peer.
-fn try_each(
-    task: &Task,
-    fd: i32,
-    addresses: &[Vec<u8>],
-    pieces: &Pieces,
-    control: &[u8],
-    flags: u64,
-) -> SysResult {
+fn try_each(fd: i32, addresses: &[Vec<u8>], pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
     let mut result = match addresses {
-        [] => return send_to(task, fd, &[], pieces, control, flags),
+        [] => return send_to(fd, &[], pieces, control, flags),
         _ => Err(Errno::CONNREFUSED),
     };
     for address in addresses {
-        result = send_to(task, fd, address, pieces, control, flags);
+        result = send_to(fd, address, pieces, control, flags);
         if !matches!(result, Err(Errno::CONNREFUSED | Errno::NOENT)) {
             break;
         }
@@ -153,11 +147,11 @@ fn send_datagram(task: &Task, fd: i32, addresses: &[Vec<u8>], pieces: &Pieces, f
     let blocks = flags & dontwait == 0 && crate::sys::flags(&fd)? & libc::O_NONBLOCK == 0;
     let length = pieces.length();
     for _ in 0..PATIENCE {
-        match try_each(task, fd, addresses, pieces, &[], flags | dontwait) {
+        match try_each(fd, addresses, pieces, &[], flags | dontwait) {
             Err(Errno::AGAIN) if blocks => {
                 let mut step = [0i64, 1_000_000];
-                // SAFETY: no descriptors, a local timeout, no mask.
-                unsafe { task.host(libc::SYS_ppoll, [0, 0, step.as_mut_ptr() as u64, 0, 8, 0])? };
+                let args = [value(0), value(0), output(&mut step), value(0), value(8)];
+                task.call(libc::SYS_ppoll, args)?;
             }
             // Nobody is there, or whoever is there has another peer.
             Err(Errno::CONNREFUSED | Errno::NOENT | Errno::PERM) if !addresses.is_empty() => {
@@ -222,7 +216,7 @@ fn sender(task: &Task, fd: i32, raw: &[u8]) -> Vec<u8> {
 pub fn recvfrom(task: &mut Task, [fd, buffer, length, flags, from, from_length]: Args) -> SysResult {
     let pieces = access::socket_buffer(buffer, length)?;
     let fd = guest_fd(int(fd))?;
-    let received = receive(task, fd, &pieces, &mut [], flags);
+    let received = receive(fd, &pieces, &mut [], flags);
     count(task, fd, &received.result, false);
     if received.result.is_ok() && from != 0 {
         address::write(&sender(task, fd, &received.name), from, from_length)?;
@@ -230,38 +224,14 @@ pub fn recvfrom(task: &mut Task, [fd, buffer, length, flags, from, from_length]:
     received.result
 }
 
-fn host_header(name: &[u8], pieces: &Pieces, control: u64, control_length: usize) -> libc::msghdr {
-    // SAFETY: all-zero is a valid msghdr.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    if !name.is_empty() {
-        header.msg_name = name.as_ptr().cast_mut().cast();
-        header.msg_namelen = libc::socklen_t::try_from(name.len()).unwrap_or(0);
-    }
-    header.msg_iov = pieces.as_ptr().cast_mut();
-    header.msg_iovlen = pieces.count();
-    if control_length > 0 {
-        header.msg_control = control as *mut libc::c_void;
-        header.msg_controllen = control_length;
-    }
-    header
-}
-
 /// A message of the guest's buffers to the peer of a socket.
-pub fn send(task: &Task, fd: i32, pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
-    send_to(task, fd, &[], pieces, control, flags)
+pub fn send(fd: i32, pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
+    send_to(fd, &[], pieces, control, flags)
 }
 
 /// The same to an address of the host's.
-fn send_to(task: &Task, fd: i32, name: &[u8], pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
-    let header = host_header(name, pieces, control.as_ptr() as u64, control.len());
-    let at = (&raw const header) as u64;
-    // SAFETY: a local header, checked guest ranges, local copies of the address and the control data.
-    unsafe {
-        task.host(
-            libc::SYS_sendmsg,
-            [u64::from(fd.unsigned_abs()), at, flags, 0, 0, 0],
-        )
-    }
+fn send_to(fd: i32, name: &[u8], pieces: &Pieces, control: &[u8], flags: u64) -> SysResult {
+    messages::send(fd, name, pieces, control, flags)
 }
 
 /// A message that was received: the bytes are in the guest's buffers.
@@ -273,29 +243,19 @@ struct Received {
     flags: i32,
 }
 
-fn receive(task: &Task, fd: i32, pieces: &Pieces, control: &mut [u8], flags: u64) -> Received {
+fn receive(fd: i32, pieces: &Pieces, control: &mut [u8], flags: u64) -> Received {
     let mut name = [0u8; 128];
-    let mut header = host_header(&name, pieces, control.as_mut_ptr() as u64, control.len());
-    header.msg_name = name.as_mut_ptr().cast();
-    let at = (&raw mut header) as u64;
-    // SAFETY: a local header, checked guest ranges, local buffers for the address and the control data.
-    let result = unsafe {
-        task.host(
-            libc::SYS_recvmsg,
-            [u64::from(fd.unsigned_abs()), at, flags, 0, 0, 0],
-        )
-    };
+    let received = messages::receive(fd, &mut name, pieces, control, flags);
     // A TCP socket without a connection says so; a unix socket says that the call is wrong.
-    let result = match result {
+    let result = match received.result {
         Err(Errno::INVAL) if host::peer(fd) == Err(Errno::NOTCONN) => Err(Errno::NOTCONN),
         result => result,
     };
-    let named = usize::try_from(header.msg_namelen).unwrap_or(0).min(name.len());
     Received {
         result,
-        name: name[..named].to_vec(),
-        control_length: header.msg_controllen.min(control.len()),
-        flags: header.msg_flags,
+        name: name[..received.named].to_vec(),
+        control_length: received.control,
+        flags: received.flags,
     }
 }
 
@@ -388,7 +348,7 @@ pub fn recvmsg(task: &mut Task, [fd, message, flags, ..]: Args) -> SysResult {
         usize::try_from(header.control_length).unwrap_or(0)
     };
     let mut control = vec![0u8; room];
-    let message_of = receive(task, fd, &pieces, &mut control, flags);
+    let message_of = receive(fd, &pieces, &mut control, flags);
     count(task, fd, &message_of.result, false);
     let received = message_of.result?;
     access::write_bytes(header.control, &control[..message_of.control_length])?;

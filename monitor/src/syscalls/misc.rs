@@ -1,5 +1,4 @@
 //! Calls about the machine and the process that fit nowhere else: names, users, memory, random bytes.
-#![allow(unsafe_code)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -7,6 +6,7 @@ use super::memory::int;
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
+use crate::sys::calls::{Arg, output, value};
 use crate::task::Task;
 
 const AREA: &str = "system";
@@ -180,8 +180,7 @@ fn arch_prctl(task: &mut Task, [code, address, ..]: Args) -> SysResult {
 /// Implements getrusage(2).
 fn getrusage(task: &mut Task, [who, result, ..]: Args) -> SysResult {
     let mut usage = [0u64; 18];
-    // SAFETY: a local of the size of struct rusage (144 bytes).
-    unsafe { task.host(libc::SYS_getrusage, [who, usage.as_mut_ptr() as u64, 0, 0, 0, 0])? };
+    task.call(libc::SYS_getrusage, [value(who), output(&mut usage)])?;
     if int(who) == libc::RUSAGE_SELF {
         for (place, used) in usage.chunks_exact_mut(2).zip(crate::clock::used()) {
             let [seconds, fraction] = crate::clock::time(used);
@@ -239,8 +238,7 @@ fn sysinfo(task: &mut Task, [result, ..]: Args) -> SysResult {
 /// Implements uname(2). Contained, the node's name and kernel build are not shown.
 fn uname(task: &mut Task, [result, ..]: Args) -> SysResult {
     let mut fields = [[0u8; 65]; 6];
-    // SAFETY: a local of the size of struct new_utsname.
-    unsafe { task.host(libc::SYS_uname, [fields.as_mut_ptr() as u64, 0, 0, 0, 0, 0])? };
+    task.call(libc::SYS_uname, [output(&mut fields)])?;
     if task.process.contained {
         for (index, text) in [(1, "mayfly"), (3, "#1 SMP"), (5, "(none)")] {
             fields[index] = [0; 65];
@@ -254,8 +252,10 @@ fn uname(task: &mut Task, [result, ..]: Args) -> SysResult {
 /// Implements getrandom(2).
 fn getrandom(task: &mut Task, [buffer, length, flags, ..]: Args) -> SysResult {
     let (host, length) = access::pieces(buffer, length)?.single().ok_or(Errno::FAULT)?;
-    // SAFETY: a checked range of guest memory.
-    unsafe { task.host(libc::SYS_getrandom, [host, length, flags, 0, 0, 0]) }
+    task.call(
+        libc::SYS_getrandom,
+        [Arg::Guest(host), value(length), value(flags)],
+    )
 }
 
 /// Implements getuid(2), geteuid(2).

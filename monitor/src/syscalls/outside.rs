@@ -1,18 +1,19 @@
 //! Sockets and the network outside: what an instance does with the broker's answers (`crate::network::broker`).
-#![allow(unsafe_code)]
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::socket_options;
-use crate::errno::{Errno, SysResult, from_libc};
+use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::exclusive;
 use crate::network::address;
 use crate::network::host::{self, Mark};
 use crate::network::keys::Protocol;
 use crate::network::request::{self, Broker, Reply, Request};
 use crate::network::resolver;
+use crate::sys;
+use crate::sys::calls::{output, value};
 use crate::task::Task;
 
 /// How long the broker may take, seconds: it answers at once.
@@ -20,20 +21,16 @@ const PATIENCE: i64 = 10;
 
 /// Waits until a descriptor has one of the events; false when the time is over. A signal ends it.
 fn wait(task: &Task, fd: RawFd, events: i16, patience: Option<[i64; 2]>) -> Result<bool, Errno> {
-    let mut polled = libc::pollfd {
-        fd,
-        events,
-        revents: 0,
-    };
+    // `struct pollfd`: descriptor, events and what came of them.
+    let mut polled = [fd, i32::from(events)];
     let mut left = patience.unwrap_or_default();
     let timeout = if patience.is_some() {
-        left.as_mut_ptr() as u64
+        output(&mut left)
     } else {
-        0
+        value(0)
     };
-    let at = (&raw mut polled) as u64;
-    // SAFETY: one local pollfd, a local timeout or none, no mask.
-    Ok(unsafe { task.host(libc::SYS_ppoll, [at, 1, timeout, 0, 8, 0])? } > 0)
+    let args = [output(&mut polled), value(1), timeout, value(0), value(8)];
+    Ok(task.call(libc::SYS_ppoll, args)? > 0)
 }
 
 fn ask(task: &Task, broker: &Broker, request: &Request) -> Result<(Reply, Option<OwnedFd>), Errno> {
@@ -119,15 +116,14 @@ pub fn connect(task: &Task, fd: RawFd, family: i32, to: SocketAddr) -> SysResult
         (Reply::Failed(errno), _) => return Err(Errno(errno)),
         (Reply::Done, None) => return Err(Errno::NETUNREACH),
     };
-    let blocks = crate::sys::flags(&fd)? & libc::O_NONBLOCK == 0;
+    let blocks = sys::flags(&fd)? & libc::O_NONBLOCK == 0;
     if blocks {
         wait(task, made.as_raw_fd(), libc::POLLOUT, None)?;
         match host::option(made.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ERROR)? {
             0 => {}
             errno => return Err(Errno(errno)),
         }
-        // SAFETY: no pointers.
-        from_libc(unsafe { libc::fcntl(made.as_raw_fd(), libc::F_SETFL, 0) })?;
+        sys::set_flags(&made, 0)?;
     }
     host::set_mark(made.as_raw_fd(), Mark::of_family(family))?;
     socket_options::carry_over(task, fd, made.as_raw_fd());
@@ -141,22 +137,23 @@ pub fn connect(task: &Task, fd: RawFd, family: i32, to: SocketAddr) -> SysResult
 
 /// Puts `made` where the guest has `fd`, in the epoll sets too.
 fn exchange(task: &Task, fd: RawFd, made: &OwnedFd) -> Result<(), Errno> {
-    // SAFETY: no pointers.
-    let closed_on_exec = from_libc(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
-    let flags = if closed_on_exec == 0 { 0 } else { libc::O_CLOEXEC };
+    let flags = if sys::closes_on_exec(&fd)? {
+        libc::O_CLOEXEC
+    } else {
+        0
+    };
     let watched = task.process.lock_sockets().take_watched(fd);
     {
         let _alone = exclusive();
-        // SAFETY: a number of the guest's, onto which a descriptor of the monitor's is copied.
-        from_libc(unsafe { libc::dup3(made.as_raw_fd(), fd, flags) })?;
+        sys::replace_with(made, fd, flags)?;
     }
     for (set, event) in watched {
-        let mut event = libc::epoll_event {
+        let event = libc::epoll_event {
             events: event[0],
             u64: u64::from(event[1]) | u64::from(event[2]) << 32,
         };
-        // SAFETY: a local event; the set may be gone, then the kernel says so.
-        unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+        // The set may be gone.
+        let _ = sys::watch(&set, fd, event);
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! Calls that name files: opening, attributes, names, the working directory. `crate::fs` has the rules; here are the
 //! copies in and out.
-#![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
@@ -166,14 +165,12 @@ fn make_open(task: &Task, at: At<'_>, request: OpenRequest) -> SysResult {
         call = files(task).open(at, request)?;
         if call.makes() {
             let (number, args) = call.system_call();
-            // SAFETY: the pointers are into `call`, which outlives the call.
-            let made = names.add(|| unsafe { task.host(number, args) });
+            let made = names.add(|| task.call(number, args));
             return call.admit(made).map(register);
         }
     }
     let (number, args) = call.system_call();
-    // SAFETY: the pointers are into `call`, which outlives the call.
-    call.admit(unsafe { task.host(number, args) }).map(register)
+    call.admit(task.call(number, args)).map(register)
 }
 
 /// Implements open(2).
@@ -597,8 +594,7 @@ fn truncate(task: &mut Task, [name, length, ..]: Args) -> SysResult {
 
 /// Implements umask(2): the host process's is the guest's.
 fn umask(task: &mut Task, [mask, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_umask, [mask, 0, 0, 0, 0, 0]) }
+    task.plain(libc::SYS_umask, [mask, 0, 0, 0, 0, 0])
 }
 
 /// Implements getxattr(2).

@@ -2,9 +2,8 @@
 //!
 //! Lists of descriptors are copied in once; a number of the monitor's in them is as good as closed. A call that would wait
 //! may be the moment of readiness (`crate::ready`), so until then it is first asked whether anything is ready already.
-#![allow(unsafe_code)]
 
-use super::descriptors::{make, register};
+use super::descriptors::{admitted, make, register};
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
@@ -13,6 +12,7 @@ use crate::fs::descriptors::{self, MONITOR_FD_FLOOR, guest_fd};
 use crate::memory::access;
 use crate::ready::Wait;
 use crate::signals::{UNBLOCKABLE, host, read_set};
+use crate::sys::calls::{Arg, input, output, value};
 use crate::task::Task;
 
 const AREA: &str = "polling";
@@ -136,8 +136,8 @@ impl Timeout {
         self.value == Some([0, 0])
     }
 
-    fn argument(&mut self) -> u64 {
-        self.value.as_mut().map_or(0, |value| value.as_mut_ptr() as u64)
+    fn argument(&mut self) -> Arg<'_> {
+        self.value.as_mut().map_or(value(0), output)
     }
 }
 
@@ -172,16 +172,15 @@ impl Polled {
     /// Waits on a copy, and gives what is ready: the kernel's answer and the list.
     fn wait(&self, task: &Task, timeout: &mut Timeout) -> (SysResult, Vec<PollFd>) {
         let mut list = self.list.clone();
+        let count = value(list.len() as u64);
         let args = [
-            list.as_mut_ptr() as u64,
-            list.len() as u64,
+            output(list.as_mut_slice()),
+            count,
             timeout.argument(),
-            0,
-            8,
-            0,
+            value(0),
+            value(8),
         ];
-        // SAFETY: a local list with its length, a local timeout or none, no mask.
-        let result = unsafe { task.host(libc::SYS_ppoll, args) };
+        let result = task.call(libc::SYS_ppoll, args);
         (result, list)
     }
 
@@ -273,13 +272,16 @@ impl Sets {
 
     fn wait(&self, task: &Task, timeout: &mut Timeout) -> (SysResult, [[u64; WORDS]; 3]) {
         let mut sets = self.sets;
-        let mut at = [0; 3];
-        for ((at, set), address) in at.iter_mut().zip(&mut sets).zip(self.addresses) {
-            *at = if address == 0 { 0 } else { set.as_mut_ptr() as u64 };
+        let mut args = sets.each_mut().map(output);
+        for (arg, address) in args.iter_mut().zip(self.addresses) {
+            if address == 0 {
+                *arg = value(0);
+            }
         }
-        let args = [self.count as u64, at[0], at[1], at[2], timeout.argument(), 0];
-        // SAFETY: three local sets for as many bits, a local timeout or none, no mask.
-        let result = unsafe { task.host(libc::SYS_pselect6, args) };
+        let [reads, writes, exceptions] = args;
+        let count = value(self.count as u64);
+        let args = [count, reads, writes, exceptions, timeout.argument(), value(0)];
+        let result = task.call(libc::SYS_pselect6, args);
         (result, sets)
     }
 
@@ -366,33 +368,30 @@ fn epoll_create(task: &mut Task, [size, ..]: Args) -> SysResult {
 
 /// Implements epoll_create1(2).
 fn epoll_create1(task: &mut Task, [flags, ..]: Args) -> SysResult {
-    // SAFETY: no pointers; the result is a new descriptor.
-    let fd = unsafe { make(task, libc::SYS_epoll_create1, [flags, 0, 0, 0, 0, 0])? };
+    let fd = make(task, libc::SYS_epoll_create1, [flags, 0, 0, 0, 0, 0])?;
     task.process.ready.made_set(int(fd));
     Ok(fd)
 }
 
 /// Implements epoll_ctl(2).
 fn epoll_ctl(task: &mut Task, [set, operation, fd, event, ..]: Args) -> SysResult {
-    let mut value: Event = [0; 3];
-    if int(operation) != libc::EPOLL_CTL_DEL {
-        value = access::read(event)?;
-    }
+    let event: Event = if int(operation) == libc::EPOLL_CTL_DEL {
+        [0; 3]
+    } else {
+        access::read(event)?
+    };
     let (set, fd) = (guest_fd(int(set))?, guest_fd(int(fd))?);
     let args = [
-        register(set),
-        operation,
-        register(fd),
-        value.as_mut_ptr() as u64,
-        0,
-        0,
+        value(register(set)),
+        value(operation),
+        value(register(fd)),
+        input(&event),
     ];
-    // SAFETY: a local event.
-    let result = unsafe { task.host(libc::SYS_epoll_ctl, args)? };
+    let result = task.call(libc::SYS_epoll_ctl, args)?;
     if int(operation) == libc::EPOLL_CTL_ADD {
         task.process.ready.watched(set, fd, task.tid);
     }
-    let watched = (int(operation) != libc::EPOLL_CTL_DEL).then_some(value);
+    let watched = (int(operation) != libc::EPOLL_CTL_DEL).then_some(event);
     task.process.lock_sockets().watch(set, fd, watched);
     Ok(result)
 }
@@ -411,7 +410,6 @@ fn wait_for_events(
         .ok_or(Errno::INVAL)?;
     let set = guest_fd(int(set))?;
     let mut events: Vec<Event> = vec![[0; 3]; count.min(EVENTS_MAX)];
-    let at = events.as_mut_ptr() as u64;
     let room = events.len() as u64;
     // Known before it is asked whether this is the moment: a thread that adds the listener between the two sees it.
     let _waiting = task.process.ready.waiting(set);
@@ -428,13 +426,10 @@ fn wait_for_events(
         })?;
     }
     let result = under_mask(task, mask, || {
-        // SAFETY: a local list with its length, a local timeout or none, no mask.
-        unsafe {
-            task.host(
-                libc::SYS_epoll_pwait2,
-                [register(set), at, room, timeout.argument(), 0, 8],
-            )
-        }
+        let [set, room, none, size] = [register(set), room, 0, 8].map(value);
+        let events = output(events.as_mut_slice());
+        let args = [set, events, room, timeout.argument(), none, size];
+        task.call(libc::SYS_epoll_pwait2, args)
     })?;
     let ready = usize::try_from(result).map_err(|_| Errno::IO)?.min(events.len());
     access::write_bytes(address, zerocopy::IntoBytes::as_bytes(&events[..ready]))?;
@@ -474,8 +469,7 @@ fn eventfd(task: &mut Task, [value, ..]: Args) -> SysResult {
 
 /// Implements eventfd(2).
 fn eventfd2(task: &mut Task, [value, flags, ..]: Args) -> SysResult {
-    // SAFETY: no pointers; the result is a new descriptor.
-    unsafe { make(task, libc::SYS_eventfd2, [value, flags, 0, 0, 0, 0]) }
+    make(task, libc::SYS_eventfd2, [value, flags, 0, 0, 0, 0])
 }
 
 /// Implements signalfd(2) without flags.
@@ -485,19 +479,17 @@ fn signalfd(task: &mut Task, [fd, mask, size, ..]: Args) -> SysResult {
 
 /// Implements signalfd(2): signals are the host's (`crate::signals`), so its descriptor tells of the guest's.
 fn signalfd4(task: &mut Task, [fd, mask, size, flags, ..]: Args) -> SysResult {
-    let mut mask = read_set(mask, size)?;
-    let at = &raw mut mask as u64;
-    if int(fd) == -1 {
-        // SAFETY: a local set of 8 bytes; the result is a new descriptor.
-        return unsafe { make(task, libc::SYS_signalfd4, [fd, at, 8, flags, 0, 0]) };
-    }
-    // SAFETY: a local set of 8 bytes.
-    unsafe {
-        task.host(
+    let mask = read_set(mask, size)?;
+    let call = |fd| {
+        task.call(
             libc::SYS_signalfd4,
-            [register(guest_fd(int(fd))?), at, 8, flags, 0, 0],
+            [value(fd), input(&mask), value(8), value(flags)],
         )
+    };
+    if int(fd) == -1 {
+        return admitted(call(fd));
     }
+    call(register(guest_fd(int(fd))?))
 }
 
 // ---------------------------------------------------------------------- watches
@@ -509,8 +501,7 @@ fn inotify_init(task: &mut Task, _: Args) -> SysResult {
 
 /// Implements inotify_init1(2).
 fn inotify_init1(task: &mut Task, [flags, ..]: Args) -> SysResult {
-    // SAFETY: no pointers; the result is a new descriptor.
-    unsafe { make(task, libc::SYS_inotify_init1, [flags, 0, 0, 0, 0, 0]) }
+    make(task, libc::SYS_inotify_init1, [flags, 0, 0, 0, 0, 0])
 }
 
 /// Implements inotify_add_watch(2).
@@ -524,13 +515,10 @@ fn inotify_add_watch(task: &mut Task, [fd, path, mask, ..]: Args) -> SysResult {
 
 /// Implements inotify_rm_watch(2).
 fn inotify_rm_watch(task: &mut Task, [fd, watch, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe {
-        task.host(
-            libc::SYS_inotify_rm_watch,
-            [register(guest_fd(int(fd))?), watch, 0, 0, 0, 0],
-        )
-    }
+    task.plain(
+        libc::SYS_inotify_rm_watch,
+        [register(guest_fd(int(fd))?), watch, 0, 0, 0, 0],
+    )
 }
 
 // ---------------------------------------------------------------------- processes as descriptors
@@ -544,19 +532,16 @@ fn pidfd_open(task: &mut Task, [pid, flags, ..]: Args) -> SysResult {
     if let Some(kin) = task.process.kin() {
         let pid = kin.find(int(pid)).ok_or(Errno::SRCH)?;
         let pid = u64::from(pid.unsigned_abs());
-        // SAFETY: no pointers; the result is a new descriptor.
-        return unsafe { make(task, libc::SYS_pidfd_open, [pid, flags, 0, 0, 0, 0]) };
+        return make(task, libc::SYS_pidfd_open, [pid, flags, 0, 0, 0, 0]);
     }
     if int(pid) != crate::sys::process_id() {
         let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        // SAFETY: no pointers: nothing is taken, only whether there is such a child.
-        let child = unsafe { task.host(libc::SYS_waitid, [P_PID, pid, 0, register(options), 0, 0]) };
+        let child = task.plain(libc::SYS_waitid, [P_PID, pid, 0, register(options), 0, 0]);
         if child == Err(Errno::CHILD) {
             return Err(Errno::SRCH);
         }
     }
-    // SAFETY: no pointers; the result is a new descriptor.
-    unsafe { make(task, libc::SYS_pidfd_open, [pid, flags, 0, 0, 0, 0]) }
+    make(task, libc::SYS_pidfd_open, [pid, flags, 0, 0, 0, 0])
 }
 
 /// Implements pidfd_send_signal(2): the guest has descriptors of its own processes only.
@@ -568,11 +553,8 @@ fn pidfd_send_signal(task: &mut Task, [fd, signal, info, flags, ..]: Args) -> Sy
     if crate::sys::stat(&guest_fd(int(fd))?)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
         return Err(Errno::BADF);
     }
-    // SAFETY: no pointers.
-    unsafe {
-        task.host(
-            libc::SYS_pidfd_send_signal,
-            [register(guest_fd(int(fd))?), signal, 0, flags, 0, 0],
-        )
-    }
+    task.plain(
+        libc::SYS_pidfd_send_signal,
+        [register(guest_fd(int(fd))?), signal, 0, flags, 0, 0],
+    )
 }

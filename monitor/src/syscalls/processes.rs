@@ -6,13 +6,14 @@
 //!
 //! In an instance a process has its row in the table of processes (`kin`) before it exists, and takes its place there first
 //! (`descent`).
-#![allow(unsafe_code)]
 
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
-use crate::errno::{Errno, SysResult, from_libc};
+use crate::errno::{Errno, SysResult};
 use crate::memory::access;
 use crate::signals::host;
+use crate::sys::calls::{output, value};
+use crate::sys::processes;
 use crate::task::{Flow, Task};
 use crate::vm::vcpu::{Extended, Vcpu};
 use crate::{descent, lifecycle, sys};
@@ -115,13 +116,9 @@ fn reserve(task: &Task) -> Result<Option<usize>, Errno> {
 
 /// fork(2): the child gets a VM of its own over its copy of the memory.
 fn copy(task: &mut Task, request: Request, extended: &Extended, row: Option<usize>) -> SysResult {
-    let mut ends = [0i32; 2];
     let waits = request.flags & libc::CLONE_VFORK != 0;
-    if waits {
-        // Closed by the child's exec or end.
-        // SAFETY: a local array of two.
-        from_libc(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    }
+    // Closed by the child's exec or end.
+    let ends = waits.then(sys::pipe).transpose()?;
     let process = task.process.clone();
     let parent = sys::process_id();
     host::block_all();
@@ -138,17 +135,17 @@ fn copy(task: &mut Task, request: Request, extended: &Extended, row: Option<usiz
             process.ledger.kin.hold(row, true);
         }
     }
-    // SAFETY: all locks of this program are held by this thread; the child goes on from here with a copy of them.
-    let pid = unsafe { libc::fork() };
+    let pid = processes::fork();
     if pid == 0 {
         let made = held.make_own(&process, row, parent);
         drop(output);
         let Ok(vcpu) = made else {
             lifecycle::end_process(70)
         };
-        if waits {
-            // SAFETY: the read end belongs to the parent.
-            unsafe { libc::close(ends[0]) };
+        if let Some((read, write)) = ends {
+            drop(read);
+            // Till this process executes or ends.
+            std::mem::forget(write);
         }
         task.become_child(vcpu, request, extended);
         if let Some(row) = row {
@@ -166,8 +163,9 @@ fn copy(task: &mut Task, request: Request, extended: &Extended, row: Option<usiz
     if let (Some(row), true) = (row, pid > 0) {
         process.ledger.kin.settle(row, pid);
     }
-    if waits {
-        wait_for_close(ends);
+    if let Some((read, write)) = ends {
+        drop(write);
+        while sys::read(&read, &mut [0]) == Err(Errno::INTR) {}
     }
     if host::pending() == 0 {
         host::set_mask(task.mask);
@@ -181,23 +179,12 @@ fn copy(task: &mut Task, request: Request, extended: &Extended, row: Option<usiz
     Ok(u64::from(pid.unsigned_abs()))
 }
 
-fn wait_for_close(ends: [i32; 2]) {
-    let mut byte = [0u8];
-    // SAFETY: descriptors made by the caller; one local byte.
-    unsafe {
-        libc::close(ends[1]);
-        while libc::read(ends[0], byte.as_mut_ptr().cast(), 1) < 0 && Errno::last() == Errno::INTR {}
-        libc::close(ends[0]);
-    }
-}
-
 impl Task {
     /// In the child of a fork: the new vCPU takes the place of the parent's.
     fn become_child(&mut self, vcpu: Vcpu, request: Request, extended: &Extended) {
         host::attach(vcpu.run_page());
         self.vcpu = vcpu;
-        // SAFETY: gettid has no preconditions.
-        self.tid = unsafe { libc::gettid() };
+        self.tid = sys::thread_id();
         self.main = true;
         // Its parent may have been the child of a vfork.
         self.shared = false;
@@ -239,9 +226,7 @@ struct Shared<'a> {
     parent: i32,
 }
 
-extern "C" fn shared_child(argument: *mut libc::c_void) -> i32 {
-    // SAFETY: `share` passes its own live structure and waits until this process has ended or executed.
-    let shared = unsafe { &mut *argument.cast::<Shared<'_>>() };
+fn shared_child(shared: &mut Shared<'_>) -> i32 {
     if let Some(row) = shared.row {
         shared.task.process.ledger.kin.settle(row, sys::process_id());
         // The parent waits for this process, so it ends before only if all end.
@@ -268,10 +253,7 @@ fn share(task: &mut Task, request: Request, extended: &Extended, row: Option<usi
         row,
         parent: sys::process_id(),
     };
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: the child runs on a stack of its own while this thread sleeps; it touches only what it is given and ends with
-    // _exit or execve.
-    let pid = unsafe { libc::clone(shared_child, stack.top(), flags, (&raw mut shared).cast()) };
+    let pid = processes::share(&stack, &mut shared, shared_child);
     let failure = Errno::last();
     let task = shared.task;
     task.process.lock_sockets().parted(pid);
@@ -295,14 +277,8 @@ fn share(task: &mut Task, request: Request, extended: &Extended, row: Option<usi
 fn wait4(task: &mut Task, [pid, status, options, usage, ..]: Args) -> SysResult {
     let mut ended = 0i32;
     let mut used = [0u64; 18];
-    let at = (&raw mut ended) as u64;
-    // SAFETY: locals of the documented sizes.
-    let child = unsafe {
-        task.host(
-            libc::SYS_wait4,
-            [pid, at, options, used.as_mut_ptr() as u64, 0, 0],
-        )?
-    };
+    let args = [value(pid), output(&mut ended), value(options), output(&mut used)];
+    let child = task.call(libc::SYS_wait4, args)?;
     if child != 0 && (libc::WIFEXITED(ended) || libc::WIFSIGNALED(ended)) {
         reaped(task, int(child));
     }
@@ -319,20 +295,9 @@ fn wait4(task: &mut Task, [pid, status, options, usage, ..]: Args) -> SysResult 
 fn waitid(task: &mut Task, [kind, id, info, options, usage, _]: Args) -> SysResult {
     let mut filled: host::Info = [0; 128];
     let mut used = [0u64; 18];
-    // SAFETY: locals of the documented sizes.
-    let result = unsafe {
-        task.host(
-            libc::SYS_waitid,
-            [
-                kind,
-                id,
-                filled.as_mut_ptr() as u64,
-                options,
-                used.as_mut_ptr() as u64,
-                0,
-            ],
-        )?
-    };
+    let [kind, id, wanted] = [kind, id, options].map(value);
+    let args = [kind, id, output(&mut filled), wanted, output(&mut used)];
+    let result = task.call(libc::SYS_waitid, args)?;
     let word = |at: usize| i32::from_ne_bytes([filled[at], filled[at + 1], filled[at + 2], filled[at + 3]]);
     let (code, child) = (word(8), word(16));
     let ended = matches!(code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED);
@@ -387,22 +352,19 @@ fn named(task: &Task, told: u64) -> u64 {
 
 /// Implements getpgrp(2).
 fn getpgrp(task: &mut Task, _: Args) -> SysResult {
-    // SAFETY: no pointers.
-    let group = unsafe { task.host(libc::SYS_getpgrp, [0; 6])? };
+    let group = task.plain(libc::SYS_getpgrp, [0; 6])?;
     Ok(named(task, group))
 }
 
 /// Implements getpgid(2).
 fn getpgid(task: &mut Task, [pid, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    let group = unsafe { task.host(libc::SYS_getpgid, [known(task, pid)?, 0, 0, 0, 0, 0])? };
+    let group = task.plain(libc::SYS_getpgid, [known(task, pid)?, 0, 0, 0, 0, 0])?;
     Ok(named(task, group))
 }
 
 /// Implements getsid(2).
 fn getsid(task: &mut Task, [pid, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    let session = unsafe { task.host(libc::SYS_getsid, [known(task, pid)?, 0, 0, 0, 0, 0])? };
+    let session = task.plain(libc::SYS_getsid, [known(task, pid)?, 0, 0, 0, 0, 0])?;
     Ok(named(task, session))
 }
 
@@ -410,12 +372,10 @@ fn getsid(task: &mut Task, [pid, ..]: Args) -> SysResult {
 fn setpgid(task: &mut Task, [pid, group, ..]: Args) -> SysResult {
     let found = task.process.kin().and_then(|kin| kin.find(int(group)));
     let group = found.map_or(group, |group| u64::from(group.unsigned_abs()));
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_setpgid, [known(task, pid)?, group, 0, 0, 0, 0]) }
+    task.plain(libc::SYS_setpgid, [known(task, pid)?, group, 0, 0, 0, 0])
 }
 
 /// Implements setsid(2).
 fn setsid(task: &mut Task, _: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_setsid, [0; 6]) }
+    task.plain(libc::SYS_setsid, [0; 6])
 }

@@ -2,13 +2,13 @@
 //!
 //! A guest thread is a host thread, so the host answers. In an instance a thread changes itself alone, and only to less:
 //! what would take time from others is refused as to a user without privilege.
-#![allow(unsafe_code)]
 
 use super::memory::int;
 use super::signals::host_thread;
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
+use crate::sys::calls::{input, output, value};
 use crate::task::Task;
 
 const AREA: &str = "threads";
@@ -139,15 +139,13 @@ fn takes_effect(task: &Task, target: u64) -> bool {
 
 /// Implements sched_yield(2).
 fn sched_yield(task: &mut Task, _: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_sched_yield, [0; 6]) }
+    task.plain(libc::SYS_sched_yield, [0; 6])
 }
 
 fn affinity(task: &Task, target: u64) -> Result<(u64, [u8; SET]), Errno> {
     let mut set = [0u8; SET];
-    let at = set.as_mut_ptr() as u64;
-    // SAFETY: the kernel writes at most as many bytes to a local.
-    let length = unsafe { task.host(libc::SYS_sched_getaffinity, [target, SET as u64, at, 0, 0, 0])? };
+    let args = [value(target), value(SET as u64), output(&mut set)];
+    let length = task.call(libc::SYS_sched_getaffinity, args)?;
     Ok((length, set))
 }
 
@@ -173,9 +171,8 @@ fn sched_setaffinity(task: &mut Task, [pid, size, set, ..]: Args) -> SysResult {
     access::read_bytes(set, &mut wanted[..size])?;
     let target = target(task, pid).map_err(|_| Errno::SRCH)?;
     if takes_effect(task, target) {
-        let at = wanted.as_mut_ptr() as u64;
-        // SAFETY: a local set with its size.
-        return unsafe { task.host(libc::SYS_sched_setaffinity, [target, SET as u64, at, 0, 0, 0]) };
+        let args = [value(target), value(SET as u64), input(&wanted)];
+        return task.call(libc::SYS_sched_setaffinity, args);
     }
     let (_, allowed) = affinity(task, 0)?;
     if allowed.iter().zip(&wanted).all(|(a, b)| a & b == 0) {
@@ -187,8 +184,7 @@ fn sched_setaffinity(task: &mut Task, [pid, size, set, ..]: Args) -> SysResult {
 /// Implements sched_getscheduler(2).
 fn sched_getscheduler(task: &mut Task, [pid, ..]: Args) -> SysResult {
     let target = target(task, pid)?;
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_sched_getscheduler, [target, 0, 0, 0, 0, 0]) }
+    task.plain(libc::SYS_sched_getscheduler, [target, 0, 0, 0, 0, 0])
 }
 
 /// The ordinary policies may be chosen, with their only priority; the others need a privilege.
@@ -202,17 +198,11 @@ fn choose(task: &Task, target: u64, policy: i32, priority: i32) -> SysResult {
     if !takes_effect(task, target) {
         return Ok(0);
     }
-    let parameter = [0i32];
-    let args = [
-        target,
-        u64::from(policy.cast_unsigned()),
-        parameter.as_ptr() as u64,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: a local parameter.
-    unsafe { task.host(libc::SYS_sched_setscheduler, args) }
+    let policy = u64::from(policy.cast_unsigned());
+    task.call(
+        libc::SYS_sched_setscheduler,
+        [value(target), value(policy), input(&0i32)],
+    )
 }
 
 /// Implements sched_setscheduler(2).
@@ -257,13 +247,8 @@ fn sched_getattr(task: &mut Task, [pid, attributes, size, flags, ..]: Args) -> S
     let target = target(task, pid)?;
     let size = size.min(ATTRIBUTES);
     let mut words = [0u64; 7];
-    // SAFETY: a local of the size that the kernel is told.
-    unsafe {
-        task.host(
-            libc::SYS_sched_getattr,
-            [target, words.as_mut_ptr() as u64, size, 0, 0, 0],
-        )?
-    };
+    let args = [value(target), output(&mut words), value(size), value(0)];
+    task.call(libc::SYS_sched_getattr, args)?;
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     access::write_bytes(
         attributes,
@@ -294,13 +279,10 @@ fn sched_setattr(task: &mut Task, [pid, attributes, flags, ..]: Args) -> SysResu
 fn sched_rr_get_interval(task: &mut Task, [pid, interval, ..]: Args) -> SysResult {
     let target = target(task, pid)?;
     let mut time = [0i64; 2];
-    // SAFETY: a local timespec.
-    unsafe {
-        task.host(
-            libc::SYS_sched_rr_get_interval,
-            [target, time.as_mut_ptr() as u64, 0, 0, 0, 0],
-        )?
-    };
+    task.call(
+        libc::SYS_sched_rr_get_interval,
+        [value(target), output(&mut time)],
+    )?;
     access::write(interval, &time)?;
     Ok(0)
 }
@@ -335,8 +317,7 @@ fn meant(task: &Task, which: u64, who: u64) -> Result<u64, Errno> {
 
 /// The kernel's answer is 20 minus the niceness.
 fn niceness(task: &Task, target: u64) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_getpriority, [0, target, 0, 0, 0, 0]) }
+    task.plain(libc::SYS_getpriority, [0, target, 0, 0, 0, 0])
 }
 
 /// Implements getpriority(2).
@@ -354,8 +335,7 @@ fn renice(task: &Task, target: u64, nice: i32) -> SysResult {
         return Ok(0);
     }
     let nice = i64::from(nice).cast_unsigned();
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_setpriority, [0, target, nice, 0, 0, 0]) }
+    task.plain(libc::SYS_setpriority, [0, target, nice, 0, 0, 0])
 }
 
 /// Implements setpriority(2).
@@ -399,13 +379,10 @@ fn membarrier(task: &mut Task, [command, flags, cpu, ..]: Args) -> SysResult {
         return Err(Errno::INVAL);
     }
     let call = |command: i32| {
-        // SAFETY: no pointers.
-        unsafe {
-            task.host(
-                libc::SYS_membarrier,
-                [u64::from(command.cast_unsigned()), 0, cpu, 0, 0, 0],
-            )
-        }
+        task.plain(
+            libc::SYS_membarrier,
+            [u64::from(command.cast_unsigned()), 0, cpu, 0, 0, 0],
+        )
     };
     match int(command) {
         QUERY => Ok(call(QUERY)? & u64::from(ALL.cast_unsigned())),
@@ -425,9 +402,8 @@ fn membarrier(task: &mut Task, [command, flags, cpu, ..]: Args) -> SysResult {
 /// Implements getcpu(2).
 fn getcpu(task: &mut Task, [cpu, node, ..]: Args) -> SysResult {
     let mut numbers = [0u32; 2];
-    let [at, node_at] = [0, 1].map(|index| std::ptr::from_mut(&mut numbers[index]) as u64);
-    // SAFETY: two local words.
-    unsafe { task.host(libc::SYS_getcpu, [at, node_at, 0, 0, 0, 0])? };
+    let [at, node_at] = numbers.each_mut().map(output);
+    task.call(libc::SYS_getcpu, [at, node_at])?;
     for (address, number) in [cpu, node].into_iter().zip(numbers) {
         if address != 0 {
             access::write(address, &number)?;

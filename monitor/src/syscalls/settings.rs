@@ -1,13 +1,14 @@
 //! prctl(2): what a process sets about itself. It is kept, so that it is told again; what would change the host's process
 //! beyond the guest has no effect there.
-#![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use super::descriptors::register;
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
+use crate::sys::calls::{input, output, value as value_of};
 use crate::task::Task;
 
 pub const ENTRIES: &[Entry] = &[entry(
@@ -50,8 +51,7 @@ fn set_flag(place: &AtomicI32, value: u64) -> SysResult {
 fn set_on_host(task: &Task, place: &AtomicI32, option: u64, value: i32) -> SysResult {
     if !task.process.contained {
         let value = u64::from(value.unsigned_abs());
-        // SAFETY: options that take a number.
-        unsafe { task.host(libc::SYS_prctl, [option, value, 0, 0, 0, 0])? };
+        task.plain(libc::SYS_prctl, [register(int(option)), value, 0, 0, 0, 0])?;
     }
     set(place, value)
 }
@@ -65,8 +65,10 @@ fn prctl(task: &mut Task, [option, value, third, fourth, fifth, _]: Args) -> Sys
         libc::PR_SET_NAME => set_name(task, value),
         libc::PR_GET_NAME => {
             let mut name = [0u8; 16];
-            // SAFETY: the kernel writes 16 bytes to a local.
-            unsafe { task.host(libc::SYS_prctl, [option, name.as_mut_ptr() as u64, 0, 0, 0, 0])? };
+            task.call(
+                libc::SYS_prctl,
+                [value_of(register(int(option))), output(&mut name)],
+            )?;
             access::write_bytes(value, &name)?;
             Ok(0)
         }
@@ -86,10 +88,9 @@ fn prctl(task: &mut Task, [option, value, third, fourth, fifth, _]: Args) -> Sys
             access::write(value, &REAPS.load(Ordering::Relaxed))?;
             Ok(0)
         }
-        // SAFETY: both take a number, or nothing.
-        libc::PR_SET_TIMERSLACK | libc::PR_GET_TIMERSLACK => unsafe {
-            task.host(libc::SYS_prctl, [option, value, 0, 0, 0, 0])
-        },
+        libc::PR_SET_TIMERSLACK | libc::PR_GET_TIMERSLACK => {
+            task.plain(libc::SYS_prctl, [register(int(option)), value, 0, 0, 0, 0])
+        }
         // What every guest has had from the start.
         libc::PR_SET_NO_NEW_PRIVS if value == 1 && rest_is_zero => Ok(0),
         libc::PR_GET_NO_NEW_PRIVS if value == 0 && rest_is_zero => Ok(1),
@@ -129,6 +130,5 @@ fn set_name(task: &Task, address: u64) -> SysResult {
     };
     name[..given.len()].copy_from_slice(&given);
     let option = u64::from(libc::PR_SET_NAME.unsigned_abs());
-    // SAFETY: a local of 16 bytes, NUL-terminated.
-    unsafe { task.host(libc::SYS_prctl, [option, name.as_ptr() as u64, 0, 0, 0, 0]) }
+    task.call(libc::SYS_prctl, [value_of(option), input(&name)])
 }

@@ -1,5 +1,4 @@
 //! Signals: dispositions and masks here, delivery in `crate::signals`, waiting and sending by the host.
-#![allow(unsafe_code)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -15,6 +14,7 @@ use crate::signals::{
     Action, Actions, AltStack, SIG_DFL, UNBLOCKABLE, host, mirror_action, number, read_set,
 };
 use crate::sys;
+use crate::sys::calls::{input, output, value};
 use crate::task::{Flow, Task};
 
 const AREA: &str = "signals";
@@ -243,13 +243,7 @@ fn rt_sigpending(task: &mut Task, [set, size, ..]: Args) -> SysResult {
         return Err(Errno::INVAL);
     }
     let mut pending = 0u64;
-    // SAFETY: the kernel writes 8 bytes to a local.
-    unsafe {
-        task.host(
-            libc::SYS_rt_sigpending,
-            [(&raw mut pending) as u64, 8, 0, 0, 0, 0],
-        )?
-    };
+    task.call(libc::SYS_rt_sigpending, [output(&mut pending), value(8)])?;
     access::write(set, &pending)?;
     Ok(0)
 }
@@ -263,21 +257,9 @@ fn rt_sigtimedwait(task: &mut Task, [set, info, timeout, size, ..]: Args) -> Sys
         Some(task.time_left(access::read(timeout)?))
     };
     let mut filled: host::Info = [0; 128];
-    let pointer = limit.as_ref().map_or(0, |limit| std::ptr::from_ref(limit) as u64);
-    // SAFETY: all pointers are to locals of the documented sizes.
-    let signal = unsafe {
-        task.host(
-            libc::SYS_rt_sigtimedwait,
-            [
-                (&raw const set) as u64,
-                (&raw mut filled) as u64,
-                pointer,
-                8,
-                0,
-                0,
-            ],
-        )?
-    };
+    let limit = limit.as_ref().map_or(value(0), input);
+    let args = [input(&set), output(&mut filled), limit, value(8)];
+    let signal = task.call(libc::SYS_rt_sigtimedwait, args)?;
     if info != 0 {
         task.process.lock_timers().rename(&mut filled);
         pids::name_sender(&mut filled);
@@ -292,8 +274,7 @@ fn rt_sigsuspend(task: &mut Task, [set, size, ..]: Args) -> SysResult {
     let kept = task.mask;
     if host::pending() == 0 {
         host::set_mask(wanted);
-        // SAFETY: no pointers.
-        let _ = unsafe { task.host(libc::SYS_pause, [0; 6]) };
+        let _ = task.plain(libc::SYS_pause, [0; 6]);
     }
     task.mask = kept;
     if host::pending() == 0 {
@@ -304,8 +285,7 @@ fn rt_sigsuspend(task: &mut Task, [set, size, ..]: Args) -> SysResult {
 
 /// Implements pause(2).
 fn pause(task: &mut Task, _: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_pause, [0; 6]) }
+    task.plain(libc::SYS_pause, [0; 6])
 }
 
 /// Implements kill(2): in an instance for its own processes. -1 means all but the caller and the first, as in a pid namespace.
@@ -323,8 +303,7 @@ fn kill(task: &mut Task, [pid, signal, ..]: Args) -> SysResult {
         end_by(task, signal, SENT);
     }
     let pid = i64::from(target).cast_unsigned();
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_kill, [pid, signal, 0, 0, 0, 0]) }
+    task.plain(libc::SYS_kill, [pid, signal, 0, 0, 0, 0])
 }
 
 /// A signal that the calling thread sends to itself, or to its process: ends the program if that is what it does, and notes why before.
@@ -353,8 +332,7 @@ fn kill_all(task: &Task, kin: &Kin, signal: u64) -> SysResult {
     let mut result = Err(Errno::SRCH);
     for pid in others {
         let pid = u64::from(pid.unsigned_abs());
-        // SAFETY: no pointers.
-        match unsafe { task.host(libc::SYS_kill, [pid, signal, 0, 0, 0, 0]) } {
+        match task.plain(libc::SYS_kill, [pid, signal, 0, 0, 0, 0]) {
             Err(Errno::SRCH) => {}
             told => result = told,
         }
@@ -424,8 +402,7 @@ fn tgkill(task: &mut Task, [pid, tid, signal, ..]: Args) -> SysResult {
     if tid == u64::from(sys::thread_id().unsigned_abs()) {
         end_by(task, signal, SENT);
     }
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_tgkill, [pid, tid, signal, 0, 0, 0]) }
+    task.plain(libc::SYS_tgkill, [pid, tid, signal, 0, 0, 0])
 }
 
 /// Implements rt_sigqueueinfo(2): in an instance for its own processes.
@@ -435,13 +412,10 @@ fn rt_sigqueueinfo(task: &mut Task, [pid, signal, info, ..]: Args) -> SysResult 
         Some(kin) => u64::from(kin.find(int(pid)).ok_or(Errno::SRCH)?.unsigned_abs()),
         None => pid,
     };
-    // SAFETY: a local siginfo.
-    unsafe {
-        task.host(
-            libc::SYS_rt_sigqueueinfo,
-            [pid, signal, info.as_ptr() as u64, 0, 0, 0],
-        )
-    }
+    task.call(
+        libc::SYS_rt_sigqueueinfo,
+        [value(pid), value(signal), input(&info)],
+    )
 }
 
 /// Implements rt_tgsigqueueinfo(2).
@@ -453,11 +427,6 @@ fn rt_tgsigqueueinfo(task: &mut Task, [pid, tid, signal, info, ..]: Args) -> Sys
     let Some((pid, tid)) = thread_of(task, pid, tid, signal, Some(&info))? else {
         return Ok(0);
     };
-    // SAFETY: a local siginfo.
-    unsafe {
-        task.host(
-            libc::SYS_rt_tgsigqueueinfo,
-            [pid, tid, signal, info.as_ptr() as u64, 0, 0],
-        )
-    }
+    let [pid, tid, signal] = [pid, tid, signal].map(value);
+    task.call(libc::SYS_rt_tgsigqueueinfo, [pid, tid, signal, input(&info)])
 }

@@ -1,7 +1,6 @@
 //! Options of sockets.
 //!
 //! What a unix socket can hold is the host's; what only means something on a network is remembered and told again.
-#![allow(unsafe_code)]
 
 use std::os::fd::RawFd;
 
@@ -12,6 +11,8 @@ use crate::fs::descriptors::guest_fd;
 use crate::memory::access;
 use crate::network::host;
 use crate::network::sockets::Kind;
+use crate::sys;
+use crate::sys::calls::{input, value as value_of};
 use crate::task::Task;
 
 /// Largest value of an option, bytes.
@@ -61,14 +62,12 @@ pub fn setsockopt(task: &mut Task, [fd, level, option, value, length, _]: Args) 
     }
     let bytes: Vec<u8> = access::read_array(value, length)?;
     if is_held(kind, level, option) {
-        let at = bytes.as_ptr() as u64;
-        // SAFETY: a local copy of the guest's value.
-        return unsafe {
-            task.host(
-                libc::SYS_setsockopt,
-                [register(fd), register(level), register(option), at, length, 0],
-            )
-        };
+        let [fd, level, option, length] =
+            [register(fd), register(level), register(option), length].map(value_of);
+        return task.call(
+            libc::SYS_setsockopt,
+            [fd, level, option, input(bytes.as_slice()), length],
+        );
     }
     match (level, option) {
         (
@@ -79,16 +78,11 @@ pub fn setsockopt(task: &mut Task, [fd, level, option, value, length, _]: Args) 
         }
         // What is in sockets is memory of the node that no limit counts: the sizes stay as they are.
         (libc::SOL_SOCKET, libc::SO_RCVBUF | libc::SO_SNDBUF) => {
-            let mut value: i32 = access::read(value)?;
+            let size: i32 = access::read(value)?;
             if !task.process.contained {
-                let at = (&raw mut value) as u64;
-                // SAFETY: a local int.
-                unsafe {
-                    task.host(
-                        libc::SYS_setsockopt,
-                        [register(fd), register(level), register(option), at, 4, 0],
-                    )?
-                };
+                let [fd, level, option, length] =
+                    [register(fd), register(level), register(option), 4].map(value_of);
+                task.call(libc::SYS_setsockopt, [fd, level, option, input(&size), length])?;
             }
             return Ok(0);
         }
@@ -153,11 +147,11 @@ pub fn getsockopt(task: &mut Task, [fd, level, option, value, length, _]: Args) 
         }
         (Some(_), libc::SOL_SOCKET, libc::SO_RCVBUF | libc::SO_SNDBUF) => BUFFER,
         (_, libc::SOL_SOCKET, libc::SO_ERROR | libc::SO_TYPE | libc::SO_ACCEPTCONN) => {
-            return forward(task, fd, level, option, (value, length), room);
+            return forward(fd, level, option, (value, length), room);
         }
-        _ if is_held(kind, level, option) => return forward(task, fd, level, option, (value, length), room),
+        _ if is_held(kind, level, option) => return forward(fd, level, option, (value, length), room),
         (None, libc::SOL_SOCKET, _) if remembered.is_none() && option != libc::SO_PRIORITY => {
-            return forward(task, fd, level, option, (value, length), room);
+            return forward(fd, level, option, (value, length), room);
         }
         (None, level, _) if level != libc::SOL_SOCKET => return Err(Errno::OPNOTSUPP),
         (Some(_), libc::IPPROTO_TCP, libc::TCP_MAXSEG) => 32768,
@@ -170,31 +164,11 @@ pub fn getsockopt(task: &mut Task, [fd, level, option, value, length, _]: Args) 
     Ok(0)
 }
 
-fn forward(
-    task: &Task,
-    fd: RawFd,
-    level: i32,
-    option: i32,
-    (value, length): (u64, u64),
-    room: usize,
-) -> SysResult {
+fn forward(fd: RawFd, level: i32, option: i32, (value, length): (u64, u64), room: usize) -> SysResult {
     let mut bytes = [0u8; 256];
-    let mut size = u32::try_from(room.min(bytes.len())).unwrap_or(0);
-    // SAFETY: locals of the sizes that are passed.
-    unsafe {
-        task.host(
-            libc::SYS_getsockopt,
-            [
-                register(fd),
-                register(level),
-                register(option),
-                bytes.as_mut_ptr() as u64,
-                (&raw mut size) as u64,
-                0,
-            ],
-        )?
-    };
-    access::write_bytes(value, &bytes[..usize::try_from(size).unwrap_or(0).min(256)])?;
-    access::write(length, &size)?;
+    let room = room.min(bytes.len());
+    let size = sys::socket_option(&fd, level, option, &mut bytes[..room])?;
+    access::write_bytes(value, &bytes[..size.min(room)])?;
+    access::write(length, &u32::try_from(size).unwrap_or(0))?;
     Ok(0)
 }

@@ -1,19 +1,20 @@
 //! Making, naming and connecting sockets. What they are inside, `crate::network` says.
-#![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use super::memory::int;
 use super::{Args, Entry, Level, entry, messages, outside, paths, socket_options};
-use crate::errno::{Errno, SysResult, from_libc};
+use crate::errno::{Errno, SysResult};
 use crate::fs::At;
-use crate::fs::descriptors::{admit, exclusive, guest_fd, hand_out};
+use crate::fs::descriptors::{admit, exclusive, guest_fd, hand_out, take_up};
 use crate::memory::access;
 use crate::network::address::{self, UnixName};
 use crate::network::host::{self, Mark};
 use crate::network::keys::{self, Protocol};
 use crate::network::sockets::{BACKLOG, CALLER_PORT, Kind, Sockets};
 use crate::ready::Wait;
+use crate::sys;
+use crate::sys::calls::{output, value};
 use crate::task::Task;
 
 const AREA: &str = "sockets";
@@ -94,11 +95,7 @@ const FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 
 /// A pipe: (read end, write end), both closed on exec.
 pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
-    let mut ends = [0i32; 2];
-    // SAFETY: a local array of two.
-    from_libc(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    // SAFETY: two fresh descriptors.
-    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+    sys::pipe()
 }
 
 /// Moves a descriptor to a number of the guest's.
@@ -107,9 +104,8 @@ pub fn place(fd: OwnedFd, number: i32) -> Result<(), Errno> {
         let _ = fd.into_raw_fd();
         return Ok(());
     }
-    // SAFETY: dup2 onto a number that the caller has found to be the guest's.
-    from_libc(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;
-    Ok(())
+    // The caller has found it to be the guest's.
+    sys::replace(&fd, number)
 }
 
 fn number(fd: RawFd) -> u64 {
@@ -120,8 +116,8 @@ fn number(fd: RawFd) -> u64 {
 fn forget(fds: &[RawFd]) {
     let _alone = exclusive();
     for fd in fds {
-        // SAFETY: closes what was just made; should the guest have guessed the number, it loses what is its own.
-        unsafe { libc::close(*fd) };
+        // Just made; should the guest have guessed the number, it loses what is its own.
+        sys::close(*fd);
     }
 }
 
@@ -162,15 +158,11 @@ fn socketpair(task: &mut Task, [family, kind, protocol, result, ..]: Args) -> Sy
         return Err(Errno::OPNOTSUPP);
     }
     let mut ends = [0i32; 2];
-    // SAFETY: a local array of two.
-    unsafe {
-        task.host(
-            libc::SYS_socketpair,
-            [family, kind, protocol, ends.as_mut_ptr() as u64, 0, 0],
-        )?
-    };
-    // SAFETY: two fresh descriptors.
-    let ends = unsafe { [OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])] };
+    task.call(
+        libc::SYS_socketpair,
+        [value(family), value(kind), value(protocol), output(&mut ends)],
+    )?;
+    let ends = ends.map(take_up);
     if task.process.contained {
         for end in &ends {
             host::bound_buffer(end.as_raw_fd(), libc::SOCK_STREAM)?;
@@ -179,7 +171,7 @@ fn socketpair(task: &mut Task, [family, kind, protocol, result, ..]: Args) -> Sy
     let [one, two] = ends;
     if task.process.ready.is_awaited() {
         // Only a snapshot asks, and none is taken after the first.
-        let inodes = [crate::sys::stat(&one)?.st_ino, crate::sys::stat(&two)?.st_ino];
+        let inodes = [sys::stat(&one)?.st_ino, sys::stat(&two)?.st_ino];
         task.process.lock_sockets().paired(inodes, int(kind) & TYPE_MASK);
     }
     let numbers = [admit(one)?, admit(two)?];
@@ -233,7 +225,7 @@ fn bind_unix(task: &Task, sockets: &mut Sockets, fd: RawFd, kind: i32, name: Uni
         UnixName::Unnamed => {
             let mut random = [0; 4];
             for _ in 0..1 << 10 {
-                crate::sys::random(&mut random)?;
+                sys::random(&mut random)?;
                 let name = format!("{:05x}", u32::from_ne_bytes(random) & 0xf_ffff).into_bytes();
                 match sockets.place.bind(fd, &keys::abstract_name(kind, &name)) {
                     Err(Errno::ADDRINUSE) => {}
@@ -308,7 +300,7 @@ fn listen(task: &mut Task, [fd, ..]: Args) -> SysResult {
     {
         sockets.bind(fd, libc::SOCK_STREAM, address::unspecified(family))?;
     }
-    crate::sys::listen(&fd, BACKLOG)?;
+    sys::listen(&fd, BACKLOG)?;
     let key = Sockets::key_of(&host::local(fd));
     if let (Some(_), Some(key)) = (inside, key)
         && let Some(address) = keys::address(&key)
@@ -348,15 +340,14 @@ fn accept4(task: &mut Task, [fd, at, length, flags, ..]: Args) -> SysResult {
     if !host::is_listening(fd) {
         return Err(Errno::INVAL);
     }
-    let blocks = crate::sys::flags(&fd)? & libc::O_NONBLOCK == 0;
+    let blocks = sys::flags(&fd)? & libc::O_NONBLOCK == 0;
     if blocks && task.process.ready.is_awaited() && !host::is_readable(fd) {
         task.process.ready.before(&Wait::Accept(fd))?;
     }
     loop {
-        // SAFETY: no addresses are asked for.
-        let made = unsafe { task.host(libc::SYS_accept4, [number(fd), 0, 0, register(flags), 0, 0])? };
-        // SAFETY: a fresh descriptor.
-        let made = unsafe { OwnedFd::from_raw_fd(int(made)) };
+        // No addresses are asked for.
+        let made = task.plain(libc::SYS_accept4, [number(fd), 0, 0, register(flags), 0, 0])?;
+        let made = take_up(int(made));
         let peer = host::peer(made.as_raw_fd()).unwrap_or_default();
         if let Kind::Inside { family, .. } = kind {
             if peer.len() > 2 {
@@ -407,8 +398,7 @@ fn accept_call(task: &Task, family: i32, flags: i32) -> Result<Option<RawFd>, Er
     } else {
         0
     };
-    // SAFETY: fcntl without pointers.
-    from_libc(unsafe { libc::fcntl(made, libc::F_SETFL, status) })?;
+    sys::set_flags(&made, status)?;
     sockets.accepted_call(made, family);
     if let Some(member) = &task.process.member {
         task.process.ledger.kin.hold(member.row(), true);
@@ -573,6 +563,5 @@ fn shutdown(task: &mut Task, [fd, how, ..]: Args) -> SysResult {
     {
         host::peer(fd)?;
     }
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_shutdown, [number(fd), how, 0, 0, 0, 0]) }
+    task.plain(libc::SYS_shutdown, [number(fd), how, 0, 0, 0, 0])
 }

@@ -1,7 +1,6 @@
 //! Threads and what a process is: clone(2) of threads, futexes, identifiers, ends.
 //!
 //! One guest thread is one host thread with a vCPU. Futexes are the host's: the word lies at the shifted address.
-#![allow(unsafe_code)]
 
 use std::sync::{Arc, mpsc};
 

@@ -1,5 +1,4 @@
 //! Time: clocks and sleeps.
-#![allow(unsafe_code)]
 
 use super::descriptors::register;
 use super::memory::int;
@@ -9,6 +8,7 @@ use crate::clock;
 use crate::clock::timers::is_processor_time;
 use crate::errno::{Errno, SysResult};
 use crate::memory::access;
+use crate::sys::calls::{input, output, value};
 use crate::task::Task;
 
 const AREA: &str = "time";
@@ -33,10 +33,6 @@ pub const ENTRIES: &[Entry] = &[
 
 /// Seconds and a fraction, as timespec, timeval and half of an itimerval are laid out.
 type Pair = [i64; 2];
-
-fn local<T>(value: &mut T) -> u64 {
-    std::ptr::from_mut(value) as u64
-}
 
 /// The host's number of a clock that counts processor time: a thread of a clone has another number there. Only the guest's own can be named.
 pub fn host_clock(task: &Task, clock: i32) -> Result<i32, Errno> {
@@ -81,13 +77,7 @@ fn clock_gettime(task: &mut Task, [clock, result, ..]: Args) -> SysResult {
 fn clock_getres(task: &mut Task, [clock, result, ..]: Args) -> SysResult {
     let mut resolution: Pair = [0; 2];
     let clock = register(host_clock(task, int(clock))?);
-    // SAFETY: a local timespec.
-    unsafe {
-        task.host(
-            libc::SYS_clock_getres,
-            [clock, local(&mut resolution), 0, 0, 0, 0],
-        )?
-    };
+    task.call(libc::SYS_clock_getres, [value(clock), output(&mut resolution)])?;
     if result != 0 {
         access::write(result, &resolution)?;
     }
@@ -132,7 +122,7 @@ fn nanosleep(task: &mut Task, [wanted, left, ..]: Args) -> SysResult {
 fn clock_nanosleep(task: &mut Task, [clock, flags, wanted, left, ..]: Args) -> SysResult {
     let wanted: Pair = access::read(wanted)?;
     let clock = register(host_clock(task, int(clock))?);
-    let mut wanted = if is_processor_time(int(clock)) {
+    let wanted = if is_processor_time(int(clock)) {
         wanted
     } else if int(flags) & libc::TIMER_ABSTIME == 0 {
         task.time_left(wanted)
@@ -140,14 +130,8 @@ fn clock_nanosleep(task: &mut Task, [clock, flags, wanted, left, ..]: Args) -> S
         task.moment(int(clock), wanted)
     };
     let mut rest: Pair = [0; 2];
-    let rest_address = local(&mut rest);
-    // SAFETY: two local timespecs.
-    let slept = unsafe {
-        task.host(
-            libc::SYS_clock_nanosleep,
-            [clock, flags, local(&mut wanted), rest_address, 0, 0],
-        )
-    };
+    let args = [value(clock), value(flags), input(&wanted), output(&mut rest)];
+    let slept = task.call(libc::SYS_clock_nanosleep, args);
     if slept == Err(Errno::INTR) && left != 0 && int(flags) & libc::TIMER_ABSTIME == 0 {
         access::write(left, &rest)?;
     }
@@ -156,14 +140,13 @@ fn clock_nanosleep(task: &mut Task, [clock, flags, wanted, left, ..]: Args) -> S
 
 /// Implements times(2). What it returns counts from some moment in the past: the one from which monotonic time counts.
 fn times(task: &mut Task, [result, ..]: Args) -> SysResult {
-    let mut value = [0i64; 4];
-    // SAFETY: a local tms.
-    unsafe { task.host(libc::SYS_times, [local(&mut value), 0, 0, 0, 0, 0])? };
-    for (place, used) in value.iter_mut().zip(clock::used()) {
+    let mut ticks = [0i64; 4];
+    task.call(libc::SYS_times, [output(&mut ticks)])?;
+    for (place, used) in ticks.iter_mut().zip(clock::used()) {
         *place = used / 10_000_000;
     }
     if result != 0 {
-        access::write(result, &value)?;
+        access::write(result, &ticks)?;
     }
     let [seconds, fraction] = clock::read(libc::CLOCK_MONOTONIC)?;
     Ok((seconds * 100 + fraction / 10_000_000).cast_unsigned())

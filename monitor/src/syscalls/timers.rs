@@ -1,5 +1,4 @@
 //! Timers of the process, and timers that are descriptors. They are the host's; `clock::timers` knows which, and of what clock.
-#![allow(unsafe_code)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -12,6 +11,7 @@ use crate::clock::{Time, to_host};
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::guest_fd;
 use crate::memory::access;
+use crate::sys::calls::{input, output, value};
 use crate::task::Task;
 
 const AREA: &str = "timers";
@@ -136,30 +136,18 @@ fn timer_delete(task: &mut Task, [id, ..]: Args) -> SysResult {
 
 /// Implements getitimer(2).
 fn getitimer(task: &mut Task, [which, result, ..]: Args) -> SysResult {
-    let mut value: Setting = [[0; 2]; 2];
-    // SAFETY: a local itimerval.
-    unsafe {
-        task.host(
-            libc::SYS_getitimer,
-            [which, value.as_mut_ptr() as u64, 0, 0, 0, 0],
-        )?
-    };
-    access::write(result, &value)?;
+    let mut left: Setting = [[0; 2]; 2];
+    task.call(libc::SYS_getitimer, [value(which), output(&mut left)])?;
+    access::write(result, &left)?;
     Ok(0)
 }
 
 /// Implements setitimer(2).
 fn setitimer(task: &mut Task, [which, new, old, ..]: Args) -> SysResult {
-    let mut wanted: Setting = if new == 0 { [[0; 2]; 2] } else { access::read(new)? };
+    let wanted: Setting = if new == 0 { [[0; 2]; 2] } else { access::read(new)? };
     let mut before: Setting = [[0; 2]; 2];
-    let before_address = before.as_mut_ptr() as u64;
-    // SAFETY: two local itimervals.
-    unsafe {
-        task.host(
-            libc::SYS_setitimer,
-            [which, wanted.as_mut_ptr() as u64, before_address, 0, 0, 0],
-        )?
-    };
+    let args = [value(which), input(&wanted), output(&mut before)];
+    task.call(libc::SYS_setitimer, args)?;
     if old != 0 {
         access::write(old, &before)?;
     }
@@ -168,37 +156,32 @@ fn setitimer(task: &mut Task, [which, new, old, ..]: Args) -> SysResult {
 
 /// Implements alarm(2).
 fn alarm(task: &mut Task, [seconds, ..]: Args) -> SysResult {
-    // SAFETY: no pointers.
-    unsafe { task.host(libc::SYS_alarm, [seconds, 0, 0, 0, 0, 0]) }
+    task.plain(libc::SYS_alarm, [seconds, 0, 0, 0, 0, 0])
 }
 
 /// Implements timerfd_create(2).
 fn timerfd_create(task: &mut Task, [clock, flags, ..]: Args) -> SysResult {
-    // SAFETY: no pointers; the result is a new descriptor.
-    let fd = unsafe { make(task, libc::SYS_timerfd_create, [clock, flags, 0, 0, 0, 0])? };
+    let fd = make(task, libc::SYS_timerfd_create, [clock, flags, 0, 0, 0, 0])?;
     task.process.lock_timers().opened(int(fd), int(clock));
     Ok(fd)
 }
 
 /// Implements timerfd_settime(2).
 fn timerfd_settime(task: &mut Task, [fd, flags, new, old, ..]: Args) -> SysResult {
-    let [interval, mut value]: [Time; 2] = access::read(new)?;
+    let [interval, mut first]: [Time; 2] = access::read(new)?;
     let mut before: Setting = [[0; 2]; 2];
     let fd = guest_fd(int(fd))?;
     if int(flags) & libc::TFD_TIMER_ABSTIME != 0 {
-        value = to_host(task.process.lock_timers().clock(fd), value);
+        first = to_host(task.process.lock_timers().clock(fd), first);
     }
-    let mut wanted: Setting = [interval, value];
+    let wanted: Setting = [interval, first];
     let args = [
-        register(fd),
-        flags,
-        wanted.as_mut_ptr() as u64,
-        before.as_mut_ptr() as u64,
-        0,
-        0,
+        value(register(fd)),
+        value(flags),
+        input(&wanted),
+        output(&mut before),
     ];
-    // SAFETY: two local itimerspecs.
-    unsafe { task.host(libc::SYS_timerfd_settime, args)? };
+    task.call(libc::SYS_timerfd_settime, args)?;
     if old != 0 {
         access::write(old, &before)?;
     }
@@ -209,13 +192,7 @@ fn timerfd_settime(task: &mut Task, [fd, flags, new, old, ..]: Args) -> SysResul
 fn timerfd_gettime(task: &mut Task, [fd, result, ..]: Args) -> SysResult {
     let mut left: Setting = [[0; 2]; 2];
     let fd = register(guest_fd(int(fd))?);
-    // SAFETY: a local itimerspec.
-    unsafe {
-        task.host(
-            libc::SYS_timerfd_gettime,
-            [fd, left.as_mut_ptr() as u64, 0, 0, 0, 0],
-        )?
-    };
+    task.call(libc::SYS_timerfd_gettime, [value(fd), output(&mut left)])?;
     access::write(result, &left)?;
     Ok(0)
 }

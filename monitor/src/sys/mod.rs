@@ -5,6 +5,12 @@
 //! of the guest have no owner in Rust, and a wrong number is answered by the kernel, never by memory.
 #![allow(unsafe_code)]
 
+pub mod calls;
+pub mod messages;
+pub mod passing;
+pub mod processes;
+pub mod requests;
+
 use std::ffi::CStr;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -61,6 +67,12 @@ pub fn write_at(fd: &impl AsRawFd, from: &[u8], offset: u64) -> Result<usize, Er
     let offset = i64::try_from(offset).map_err(|_| Errno(libc::EFBIG))?;
     // SAFETY: a live buffer with its length.
     count(unsafe { libc::pwrite(fd.as_raw_fd(), from.as_ptr().cast(), from.len(), offset) })
+}
+
+/// Where an open file is read and written next: lseek(2).
+pub fn position(fd: &impl AsRawFd) -> Result<u64, Errno> {
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::lseek(fd.as_raw_fd(), 0, libc::SEEK_CUR) })
 }
 
 /// ftruncate(2).
@@ -160,6 +172,51 @@ pub fn replace(fd: &impl AsRawFd, number: RawFd) -> Result<(), Errno> {
     Ok(())
 }
 
+/// The same by dup3(2).
+pub fn replace_with(fd: &impl AsRawFd, number: RawFd, flags: i32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::dup3(fd.as_raw_fd(), number, flags) })?;
+    Ok(())
+}
+
+/// Sets the flags of an open file: fcntl(2), F_SETFL.
+pub fn set_flags(fd: &impl AsRawFd, flags: i32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) })?;
+    Ok(())
+}
+
+/// pipe2(2), closed on exec: where to read, where to write.
+pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let mut ends = [-1; 2];
+    // SAFETY: a local array of two.
+    from_libc(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    Ok((fresh(ends[0])?, fresh(ends[1])?))
+}
+
+/// epoll_ctl(2), EPOLL_CTL_ADD.
+pub fn watch(set: &impl AsRawFd, fd: RawFd, mut event: libc::epoll_event) -> Result<(), Errno> {
+    // SAFETY: a live event.
+    from_libc(unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+    Ok(())
+}
+
+/// getsockopt(2): how many bytes the option has, of which those that fit are in `to`.
+pub fn socket_option(fd: &impl AsRawFd, level: i32, option: i32, to: &mut [u8]) -> Result<usize, Errno> {
+    let mut size = libc::socklen_t::try_from(to.len()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: a live buffer with its length.
+    from_libc(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            to.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    })?;
+    usize::try_from(size).map_err(|_| Errno::INVAL)
+}
+
 /// eventfd2(2), closed on exec, not blocking.
 pub fn eventfd() -> Result<OwnedFd, Errno> {
     // SAFETY: no pointers.
@@ -207,6 +264,14 @@ pub fn signalfd(mask: u64, flags: i32) -> Result<OwnedFd, Errno> {
     fresh(i32::try_from(fd).unwrap_or(-1))
 }
 
+/// The version of landlock(7), or -1.
+pub fn landlock_version() -> libc::c_long {
+    const VERSION: u32 = 1;
+    let nothing = std::ptr::null::<u8>();
+    // SAFETY: with this flag and no attributes the call only answers a number.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0_usize, VERSION) }
+}
+
 /// listen(2).
 pub fn listen(fd: &impl AsRawFd, backlog: i32) -> Result<(), Errno> {
     // SAFETY: no pointers.
@@ -251,6 +316,12 @@ pub fn kill(pid: libc::pid_t, signal: i32) -> Result<(), Errno> {
     // SAFETY: no pointers.
     from_libc(unsafe { libc::kill(pid, signal) })?;
     Ok(())
+}
+
+/// tgkill(2) in this process. A thread that has just ended needs no signal.
+pub fn signal_thread(thread: i32, signal: i32) {
+    // SAFETY: no pointers.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
 }
 
 /// getpid(2).
