@@ -40,6 +40,7 @@ UNSAFE = frozenset(
         "network/host.rs",
         "serve/child.rs",
         "serve/ends.rs",
+        "serve/hostile.rs",
         "serve/instance.rs",
         "serve/keeping.rs",
         "serve/network.rs",
