@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -40,11 +41,18 @@ const RUN_MEMORY: u64 = 8 << 30;
 enum Problem {
     Usage(lexopt::Error),
     Run(run::RunError),
+    Output(io::Error),
 }
 
 impl From<lexopt::Error> for Problem {
     fn from(error: lexopt::Error) -> Self {
         Self::Usage(error)
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
     }
 }
 
@@ -59,6 +67,12 @@ pub fn main() -> ExitCode {
         Err(Problem::Run(error)) => {
             eprintln!("mayfly-monitor: {error}");
             ExitCode::from(u8::try_from(error.exit_status()).unwrap_or(125))
+        }
+        // `mayfly-monitor syscalls | head`: who reads has what he wants.
+        Err(Problem::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Problem::Output(error)) => {
+            eprintln!("mayfly-monitor: stdout: {error}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -79,11 +93,11 @@ fn dispatch() -> Result<ExitCode, Problem> {
         Some(Value(command)) if command == "syscalls" => syscalls(parser),
         Some(Value(command)) if command == "doctor" => doctor(parser),
         Some(Long("version")) => {
-            println!("mayfly-monitor {}", env!("CARGO_PKG_VERSION"));
+            writeln!(io::stdout(), "mayfly-monitor {}", env!("CARGO_PKG_VERSION"))?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Long("help")) => {
-            print!("{USAGE}");
+            io::stdout().write_all(USAGE.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
         Some(other) => Err(other.unexpected().into()),
@@ -190,7 +204,7 @@ fn doctor(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
             other => return Err(other.unexpected().into()),
         }
     }
-    Ok(ExitCode::from(doctor::run(&options)))
+    Ok(ExitCode::from(doctor::run(&options)?))
 }
 
 fn syscalls(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
@@ -210,7 +224,7 @@ fn syscalls(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
             let message = "syscalls: --ready-timeout and --device go with --used-by BUNDLE";
             return Err(lexopt::Error::from(message.to_owned()).into());
         }
-        crate::syscalls::print_table(json);
+        crate::syscalls::print_table(json)?;
         return Ok(ExitCode::SUCCESS);
     };
     let options = used_by::Options {

@@ -96,15 +96,17 @@ impl From<Layer> for LayerReport {
 }
 
 /// Looks, prints to stdout, and gives the exit status.
-pub fn run(options: &Options) -> u8 {
+pub fn run(options: &Options) -> io::Result<u8> {
+    use std::io::Write as _;
     let report = Report::examine(&options.device);
+    let mut out = io::stdout().lock();
     if options.json {
         // A report is strings, numbers and booleans: it always has a form in JSON.
-        println!("{}", serde_json::to_string(&report).unwrap_or_default());
+        writeln!(out, "{}", serde_json::to_string(&report).unwrap_or_default())?;
     } else {
-        print!("{}", report.table());
+        out.write_all(report.table().as_bytes())?;
     }
-    if report.can_run() { 0 } else { 1 }
+    Ok(if report.can_run() { 0 } else { 1 })
 }
 
 impl Report {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,6 +126,15 @@ def test_the_table_is_printed_for_people_and_programs(monitor: Path) -> None:
     code, out, _ = outcome([monitor, "syscalls"])
     assert code == 0
     assert b"clock_nanosleep" in out
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(monitor: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        for words in (["syscalls"], ["syscalls", "--json"], ["doctor"], ["--help"]):
+            done = subprocess.run([monitor, *words], stdout=closed, stderr=subprocess.PIPE, check=False)
+            assert (done.returncode, done.stderr) == (0, b""), words
 
 
 def test_wrong_usage_is_status_2(monitor: Path) -> None:

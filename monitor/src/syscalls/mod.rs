@@ -26,6 +26,7 @@ pub mod threads;
 pub mod time;
 pub mod timers;
 
+use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -250,8 +251,9 @@ pub fn is_restartable(number: u64, registers: &Registers) -> bool {
     }
 }
 
-/// Prints the table: one line a call, or JSON.
-pub fn print_table(json: bool) {
+/// Writes the table to stdout: one line a call, or JSON.
+pub fn print_table(json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
     let rows = names::NAMES.iter().map(|(number, name)| {
         let entry = find(u64::from(*number));
         let level = entry.map_or(Level::Absent, |entry| entry.level);
@@ -269,13 +271,17 @@ pub fn print_table(json: bool) {
                 serde_json::json!({"number": number, "name": name, "area": area, "level": level, "note": note})
             })
             .collect();
-        println!("{}", serde_json::Value::Array(rows));
-        return;
+        return writeln!(out, "{}", serde_json::Value::Array(rows));
     }
-    println!("{:>4}  {:<24} {:<10} {:<10} note", "no", "name", "area", "level");
+    writeln!(
+        out,
+        "{:>4}  {:<24} {:<10} {:<10} note",
+        "no", "name", "area", "level"
+    )?;
     for (number, name, area, level, note) in rows {
-        println!("{number:>4}  {name:<24} {area:<10} {level:<10} {note}");
+        writeln!(out, "{number:>4}  {name:<24} {area:<10} {level:<10} {note}")?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
