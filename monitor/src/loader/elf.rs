@@ -7,8 +7,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{LoadError, Opened};
 use crate::errno::Errno;
+use crate::memory::FileAt;
 use crate::memory::access;
-use crate::memory::space::{FileAt, Space};
+use crate::memory::space::Space;
 use crate::sys;
 use crate::vm::layout::{PAGE, WINDOW, page_down, page_up};
 

@@ -4,8 +4,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::charge;
 use super::host_side::{host_advise, host_map};
+use super::list::{GUARD, Turned};
 use super::mapping::{Backing, Mapping};
-use super::space::{GUARD, Space, Turned, aligned};
+use super::space::{Space, aligned};
 use crate::errno::{Errno, SysResult};
 use crate::vm::layout::{LOW_END, STACK_SIZE, WINDOW, page_down, page_up};
 use crate::vm::page_tables::Protection;

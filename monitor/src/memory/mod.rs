@@ -2,13 +2,18 @@
 
 pub mod access;
 mod advice;
+mod calls;
 pub mod charge;
 pub mod faults;
 mod host_side;
 mod host_stack;
+mod list;
 pub mod mapping;
 pub mod moving;
+mod restoring;
 pub mod space;
 mod warming;
 
+pub use calls::FileAt;
 pub use host_stack::{HostStack, stack};
+pub use restoring::SpaceState;

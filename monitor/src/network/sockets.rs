@@ -5,17 +5,19 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::address::UnixName;
 use super::host::{self, Mark};
 use super::keys::{self, Protocol};
-use super::place::{PassedPlace, Place};
+use super::place::Place;
 use super::request::Broker;
 use crate::errno::Errno;
-use crate::fs::descriptors::{private, raise, take_up};
+use crate::fs::descriptors::{private, raise};
 use crate::serve::channel;
 use crate::sys;
+
+mod carrying;
+
+pub use carrying::{PassedSockets, SocketsState};
 
 /// Socket pairs that a snapshot can know; more of them refuse it.
 const PAIRS_MAX: usize = 4096;
@@ -101,62 +103,6 @@ struct Numbers {
     options: HashMap<RawFd, Vec<Remembered>>,
     /// Sets that watch a TCP socket without a connection, with the events: a connection to the outside takes its place in them.
     watched: HashMap<RawFd, Vec<(RawFd, Event)>>,
-}
-
-/// What a snapshot keeps of them; the rest is in the descriptors.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct SocketsState {
-    called: Vec<String>,
-    names: Vec<(String, UnixName)>,
-    options: Vec<(RawFd, Vec<Remembered>)>,
-}
-
-/// The sockets that a program finds which a process executes. Descriptors by their numbers, which must stay open.
-#[derive(Serialize, Deserialize)]
-pub struct PassedSockets {
-    place: PassedPlace,
-    port: Option<u16>,
-    connection: Option<RawFd>,
-    came: bool,
-    handover: Option<(RawFd, RawFd)>,
-    calls: Vec<(RawFd, i32)>,
-    broker: Option<RawFd>,
-    state: SocketsState,
-}
-
-impl PassedSockets {
-    pub fn descriptors(&self) -> Vec<RawFd> {
-        let mut known = vec![self.place.directory];
-        known.extend(self.connection);
-        known.extend(self.broker);
-        known.extend(
-            self.handover
-                .iter()
-                .flat_map(|(beginning, end)| [*beginning, *end]),
-        );
-        known
-    }
-
-    pub fn has_connection(&self) -> bool {
-        !self.calls.is_empty()
-    }
-
-    pub fn take_up(self) -> Sockets {
-        Sockets {
-            connection: self.connection.map(take_up),
-            came: self.came,
-            handover: self
-                .handover
-                .map(|(beginning, end)| (take_up(beginning), take_up(end))),
-            own: Numbers {
-                calls: self.calls.into_iter().collect(),
-                options: self.state.options.iter().cloned().collect(),
-                ..Numbers::default()
-            },
-            broker: self.broker.map(|fd| Arc::new(Broker(take_up(fd)))),
-            ..Sockets::restore(self.place.take_up(), self.port, &self.state)
-        }
-    }
 }
 
 impl Sockets {
@@ -361,29 +307,6 @@ impl Sockets {
             port.is_some() && port == self.port && host::is_listening(fd)
         };
         open.iter().copied().filter(|fd| listens(*fd)).collect()
-    }
-
-    /// What stays of them when the process goes on as another program.
-    pub fn pass(&self) -> PassedSockets {
-        let stays = |fd: RawFd| sys::closes_on_exec(&fd) == Ok(false);
-        let calls = self.numbers().calls.iter().map(|(fd, family)| (*fd, *family));
-        let state = self.state();
-        PassedSockets {
-            place: self.place.pass(),
-            port: self.port,
-            connection: self.connection.as_ref().map(AsRawFd::as_raw_fd),
-            came: self.came,
-            handover: self
-                .handover
-                .as_ref()
-                .map(|(beginning, end)| (beginning.as_raw_fd(), end.as_raw_fd())),
-            calls: calls.filter(|(fd, _)| stays(*fd)).collect(),
-            broker: self.broker.as_ref().map(|broker| broker.0.as_raw_fd()),
-            state: SocketsState {
-                options: state.options.into_iter().filter(|(fd, _)| stays(*fd)).collect(),
-                ..state
-            },
-        }
     }
 
     /// A connection without a name stands for the call's: those of the guest have one.
@@ -595,8 +518,6 @@ impl Sockets {
         self.numbers().options.get(&fd).cloned().unwrap_or_default()
     }
 
-    // ------------------------------------------------------------------ snapshots
-
     /// Notes the two ends of a socket pair.
     pub fn paired(&mut self, inodes: [u64; 2], kind: i32) {
         if self.pairs.len() < PAIRS_MAX {
@@ -610,34 +531,5 @@ impl Sockets {
             let end = ends.iter().position(|known| *known == inode)?;
             Some((ends[0], u8::try_from(end).unwrap_or(0), *kind))
         })
-    }
-
-    pub fn state(&self) -> SocketsState {
-        SocketsState {
-            called: self.called.clone(),
-            names: self
-                .names
-                .iter()
-                .map(|(key, name)| (key.clone(), name.clone()))
-                .collect(),
-            options: self
-                .numbers()
-                .options
-                .iter()
-                .map(|(fd, options)| (*fd, options.clone()))
-                .collect(),
-        }
-    }
-
-    pub fn restore(place: Place, port: Option<u16>, state: &SocketsState) -> Self {
-        Self {
-            called: state.called.clone(),
-            names: state.names.iter().cloned().collect(),
-            own: Numbers {
-                options: state.options.iter().cloned().collect(),
-                ..Numbers::default()
-            },
-            ..Self::new(place, port)
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use super::descriptors::{Descriptor, What, fcntl};
+use super::descriptors::{Descriptor, What};
 use super::{SnapshotError, failed};
 use crate::errno::{Errno, from_libc};
 use crate::fs::carrying::Remade;
@@ -41,13 +41,13 @@ pub fn rebuild(
                     .get(usize::from(*stream))
                     .ok_or(Errno::INVAL)
                     .map_err(failed("stream"))?;
-                duplicate(stream).map_err(failed("stream"))?
+                sys::duplicate(stream, MONITOR_FD_FLOOR).map_err(failed("stream"))?
             }
             What::Same(other) => {
                 // SAFETY: a number of the guest's, which an earlier round made.
                 let other =
                     unsafe { std::os::fd::BorrowedFd::borrow_raw(guest_fd(*other).map_err(failed("dup"))?) };
-                duplicate(&other).map_err(failed("dup"))?
+                sys::duplicate(&other, MONITOR_FD_FLOOR).map_err(failed("dup"))?
             }
             What::File { path, flags, offset } => {
                 open(process_files, path, *flags, *offset).map_err(failed("an open file"))?
@@ -283,21 +283,14 @@ fn two(make: impl FnOnce(&mut [i32; 2]) -> i32) -> Result<[OwnedFd; 2], Errno> {
     ])
 }
 
-fn duplicate(fd: &impl AsRawFd) -> Result<OwnedFd, Errno> {
-    // SAFETY: no pointers.
-    own(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, MONITOR_FD_FLOOR) })
-}
-
 fn set_nonblocking(fd: &OwnedFd, nonblocking: bool) -> Result<(), Errno> {
-    let flags = fcntl(fd.as_raw_fd(), libc::F_GETFL)? & !libc::O_NONBLOCK;
-    let flags = flags | if nonblocking { libc::O_NONBLOCK } else { 0 };
-    // SAFETY: no pointers.
-    from_libc(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }).map(|_| ())
+    let flags = sys::flags(fd)? & !libc::O_NONBLOCK;
+    sys::set_flags(fd, flags | if nonblocking { libc::O_NONBLOCK } else { 0 })
 }
 
 fn end(fd: &OwnedFd, nonblocking: bool) -> Result<OwnedFd, Errno> {
     set_nonblocking(fd, nonblocking)?;
-    duplicate(fd)
+    sys::duplicate(fd, MONITOR_FD_FLOOR)
 }
 
 fn open(files: Files<'_>, path: &[u8], flags: i32, offset: i64) -> Result<OwnedFd, Errno> {

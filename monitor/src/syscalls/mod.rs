@@ -3,6 +3,8 @@
 
 pub mod absent;
 pub mod adjusting;
+mod attributes;
+mod copying;
 pub mod descriptors;
 pub mod exec;
 pub mod files;
@@ -96,6 +98,8 @@ const SIZE: usize = crate::ledger::COUNTED;
 const AREAS: &[&[Entry]] = &[
     absent::ENTRIES,
     adjusting::ENTRIES,
+    attributes::ENTRIES,
+    copying::ENTRIES,
     descriptors::ENTRIES,
     exec::ENTRIES,
     files::ENTRIES,

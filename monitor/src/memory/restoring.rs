@@ -1,0 +1,180 @@
+//! What a snapshot keeps of an address space, and the address space made from it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::access;
+use super::advice::MADV_WIPEONFORK;
+use super::charge;
+use super::host_side::{host_advise, host_map, host_protect};
+use super::mapping::{Backing, MappedFile, Mapping};
+use super::space::{Space, aligned};
+use crate::errno::Errno;
+use crate::sys;
+use crate::vm::layout::{LOW_END, WINDOW};
+use crate::vm::page_tables::Protection;
+
+/// What a snapshot keeps of an address space.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SpaceState {
+    pub mappings: Vec<(u64, Mapping)>,
+    pub heap_start: u64,
+    pub heap_end: u64,
+    pub files: BTreeMap<u64, MappedFile>,
+    /// What of it is fresh, in whole 2 MiB.
+    pub fresh: Vec<(u64, u64)>,
+}
+
+impl SpaceState {
+    /// Makes fresh what of a mapping was so; gives the bytes.
+    fn restored_fresh(&self, start: u64, mapping: &Mapping) -> u64 {
+        if !mapping.is_counted() || !mapping.is_private_anonymous() {
+            return 0;
+        }
+        self.fresh
+            .iter()
+            .map(|(from, to)| charge::freshen((*from).max(start), (*to).min(mapping.end)))
+            .sum()
+    }
+}
+
+impl Space {
+    pub fn state(&self) -> SpaceState {
+        SpaceState {
+            mappings: self
+                .mappings
+                .iter()
+                .map(|(start, mapping)| (*start, *mapping))
+                .collect(),
+            heap_start: self.heap_start,
+            heap_end: self.heap_end,
+            files: self.files.clone(),
+            fresh: charge::parts(0, WINDOW)
+                .into_iter()
+                .filter_map(|(start, end, fresh)| fresh.then_some((start, end)))
+                .collect(),
+        }
+    }
+
+    /// Maps the image of a snapshot (offset in it = guest address) privately in place of each recorded mapping.
+    ///
+    /// Preconditions: the space is new.
+    pub fn restore(&mut self, state: &SpaceState, image: i32) -> Result<(), Errno> {
+        self.heap_start = state.heap_start;
+        self.heap_end = state.heap_end;
+        self.files = state.files.clone();
+        self.next_object = state
+            .files
+            .last_key_value()
+            .map_or(0, |(last, _)| last.saturating_add(1));
+        for (start, mapping) in &state.mappings {
+            let (start, mut mapping) = (*start, *mapping);
+            if start < LOW_END
+                || mapping.end > WINDOW
+                || start >= mapping.end
+                || !aligned(start | mapping.end)
+            {
+                return Err(Errno::INVAL);
+            }
+            let anonymous = matches!(
+                mapping.backing,
+                Backing::Anonymous | Backing::Image { anonymous: true }
+            );
+            // Children of this clone share it, so it cannot be the image's.
+            let shared = mapping.shared && mapping.backing == Backing::Anonymous;
+            if shared {
+                share_anonymous(start, &mapping, image)?;
+            } else if mapping.wiped && mapping.protection.any() {
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+                host_map(
+                    start,
+                    mapping.end - start,
+                    mapping.protection.host(),
+                    flags,
+                    -1,
+                    0,
+                )?;
+                host_advise(start, mapping.end - start, MADV_WIPEONFORK)?;
+            } else if mapping.protection.any() {
+                let flags = libc::MAP_PRIVATE;
+                host_map(
+                    start,
+                    mapping.end - start,
+                    mapping.protection.host(),
+                    flags,
+                    image,
+                    start,
+                )?;
+            }
+            let fresh = state.restored_fresh(start, &mapping);
+            if mapping.protection.any() {
+                self.vm.ensure(start, mapping.end)?;
+                self.show(start, mapping.end, mapping.protection)?;
+            }
+            if !mapping.wiped && !shared {
+                mapping.backing = Backing::Image { anonymous };
+            }
+            mapping.shared = shared;
+            charge::shift(mapping.charge(start, mapping.end), fresh);
+            self.mappings.insert(start, mapping);
+        }
+        self.vm.ensure_tables(self.tables.bytes())
+    }
+
+    /// Maps a file in place of a restored mapping that showed it, as a shared one.
+    pub fn share(&mut self, start: u64, fd: i32) -> Result<(), Errno> {
+        let (found, mapping) = self.find(start).ok_or(Errno::INVAL)?;
+        let origin = mapping.origin.filter(|_| found == start).ok_or(Errno::INVAL)?;
+        let (length, protection) = (mapping.end - start, mapping.protection);
+        self.change(start, mapping.end, protection, || {
+            host_map(
+                start,
+                length,
+                protection.host(),
+                libc::MAP_SHARED,
+                fd,
+                origin.offset,
+            )
+        })?;
+        self.remove(start, mapping.end);
+        self.insert(
+            start,
+            Mapping {
+                shared: true,
+                backing: Backing::File,
+                ..mapping
+            },
+        );
+        Ok(())
+    }
+}
+
+/// Makes shared anonymous memory with what the image has of it.
+fn share_anonymous(start: u64, mapping: &Mapping, image: i32) -> Result<(), Errno> {
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    host_map(
+        start,
+        mapping.end - start,
+        Protection::READ_WRITE.host(),
+        flags,
+        -1,
+        0,
+    )?;
+    let mut buffer = vec![0; 64 << 10];
+    let mut at = start;
+    while let Some((from, end)) = sys::next_content(&image, at)?.filter(|(from, _)| *from < mapping.end) {
+        at = from;
+        let end = end.min(mapping.end);
+        while at < end {
+            let step = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            let got = sys::read_at(&image, &mut buffer[..step], at)?;
+            if got == 0 {
+                return Err(Errno::IO);
+            }
+            access::write_bytes(at, &buffer[..got])?;
+            at += got as u64;
+        }
+    }
+    host_protect(start, mapping.end - start, mapping.protection.host())
+}
