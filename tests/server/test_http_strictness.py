@@ -191,7 +191,7 @@ def test_giant_heads_are_refused(node: Node) -> None:
 def test_a_fragmented_giant_head_is_refused_before_it_ends(node: Node) -> None:
     with node.connected() as connection:
         connection.sendall(b"GET /default/peer/ HTTP/1.1\r\nHost: x\r\nX: ")
-        sent, too_much = 0, 100_000_000  # the kernel holds about 10 MB that nobody has read
+        sent, too_much = 0, 100_000_000  # the kernel holds tens of MB that nobody has read
         try:
             while sent < too_much:
                 connection.sendall(b"a" * 1000)
