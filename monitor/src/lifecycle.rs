@@ -5,12 +5,12 @@
 //! process was made for (`Plan`), and then lets all go on.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::control::Cause;
 use crate::errno::Errno;
-use crate::process::Process;
+use crate::process::{Process, Thread};
 use crate::signals::host::{self, STOP_SIGNAL, STOPPING};
 use crate::sys::{self, processes};
 use crate::task::{Task, TaskState};
@@ -38,6 +38,28 @@ pub fn guard_readiness(process: &Arc<Process>) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Stops the threads that `runs` names, and waits until it names none. `list` is the process's, locked before and after.
+pub fn stop<'a>(
+    process: &'a Process,
+    mut list: MutexGuard<'a, Vec<Thread>>,
+    runs: impl Fn(&Thread) -> bool,
+) -> MutexGuard<'a, Vec<Thread>> {
+    STOPPING.store(true, Ordering::Release);
+    while list.iter().any(&runs) {
+        for thread in list.iter().filter(|thread| runs(thread)) {
+            sys::signal_thread(thread.host_tid, STOP_SIGNAL);
+        }
+        // A signal may come just before a thread blocks: tell it again until it has stopped.
+        (list, _) = process
+            .threads
+            .changed
+            .wait_timeout(list, Duration::from_millis(1))
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+    STOPPING.store(false, Ordering::Release);
+    list
+}
+
 /// Keeps `state` and waits, or leads.
 pub fn rest(task: &Task, state: TaskState) {
     let process = &task.process;
@@ -55,19 +77,7 @@ pub fn rest(task: &Task, state: TaskState) {
         process.await_release();
         return;
     }
-    STOPPING.store(true, Ordering::Release);
-    while list.iter().any(|thread| thread.at_rest().is_none()) {
-        for thread in list.iter().filter(|thread| thread.at_rest().is_none()) {
-            sys::signal_thread(thread.host_tid, STOP_SIGNAL);
-        }
-        // A signal may come just before a thread blocks: tell it again until it rests.
-        (list, _) = process
-            .threads
-            .changed
-            .wait_timeout(list, Duration::from_millis(1))
-            .unwrap_or_else(PoisonError::into_inner);
-    }
-    STOPPING.store(false, Ordering::Release);
+    list = stop(process, list, |thread| thread.at_rest().is_none());
     let states: Vec<TaskState> = list
         .iter()
         .filter_map(|thread| thread.at_rest().cloned())

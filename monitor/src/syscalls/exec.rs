@@ -8,9 +8,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::threads::refuse_absent;
 use super::{Args, Entry, Level, entry};
@@ -19,11 +17,11 @@ use crate::fs::descriptors::{EXECUTABLE, MONITOR_FD_FLOOR};
 use crate::memory::access;
 use crate::process::Identity;
 use crate::run::{Image, Inside};
-use crate::signals::host::{self, STOP_SIGNAL, STOPPING};
+use crate::signals::host;
 use crate::signals::{Action, AltStack, SIG_DFL, SIG_IGN};
 use crate::sys::processes;
 use crate::task::{Flow, Task};
-use crate::{descent, guest, loader, sys};
+use crate::{descent, guest, lifecycle, loader, sys};
 
 const AREA: &str = "processes";
 
@@ -178,20 +176,9 @@ fn end_other_threads(task: &Task) {
         // One that has ended meanwhile is not there.
         let _ = process.host_thread(tid);
     }
-    STOPPING.store(true, Ordering::Release);
-    let mut list = process.lock_threads();
-    while list.iter().any(|thread| thread.host_tid != own) {
-        for thread in list.iter().filter(|thread| thread.host_tid != own) {
-            sys::signal_thread(thread.host_tid, STOP_SIGNAL);
-        }
-        // A signal may come just before a thread blocks: tell it again until it ends.
-        (list, _) = process
-            .threads
-            .changed
-            .wait_timeout(list, Duration::from_millis(1))
-            .unwrap_or_else(PoisonError::into_inner);
-    }
-    STOPPING.store(false, Ordering::Release);
+    drop(lifecycle::stop(process, process.lock_threads(), |thread| {
+        thread.host_tid != own
+    }));
 }
 
 /// What has a handler is at its default again; what is ignored stays so (execve(2)).
