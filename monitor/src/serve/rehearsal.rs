@@ -105,10 +105,10 @@ struct Answer {
 
 impl Answer {
     /// Reads some more; only the beginning is kept.
-    fn read(&self, flags: i32) -> Result<usize, Errno> {
+    fn read(&self) -> Result<usize, Errno> {
         let mut buffer = [0u8; 4096];
         let mut beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = sys::receive(&self.caller, &mut buffer, flags | libc::MSG_DONTWAIT)?;
+        let length = sys::receive(&self.caller, &mut buffer, libc::MSG_DONTWAIT)?;
         let left = STATUS_LINE.saturating_sub(beginning.len()).min(length);
         beginning.extend_from_slice(&buffer[..left]);
         Ok(length)
@@ -116,7 +116,7 @@ impl Answer {
 
     /// Whether it begins with a status that says that all is well.
     fn is_welcome(&self) -> bool {
-        let _ = self.read(0);
+        let _ = self.read();
         let beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
         beginning.starts_with(b"HTTP/1.") && matches!(beginning.get(8..10), Some(b" 2" | b" 3"))
     }
@@ -136,7 +136,7 @@ fn read_answer(answer: &Answer) {
             Err(Errno::INTR) => continue,
             _ => {}
         }
-        match answer.read(0) {
+        match answer.read() {
             Err(Errno::AGAIN) => {}
             Ok(0) => loop {
                 // Closed: whoever closed it ends the process.
