@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::memory::space::Space;
-use crate::vm::layout::LARGE_PAGE;
+use crate::vm::layout::large_page_down;
 
 /// Largest set that is read back, bytes.
 const SIZE_MAX: u64 = 4 << 20;
@@ -24,6 +24,13 @@ pub struct Run {
     pub start: u64,
     pub end: u64,
     pub written: bool,
+}
+
+impl Run {
+    /// The addresses of its pages.
+    pub fn pages(&self) -> impl Iterator<Item = u64> + use<> {
+        (self.start..self.end).step_by(4096)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +58,7 @@ impl WorkingSet {
     pub fn add(&mut self, other: Self) {
         let mut pages = BTreeMap::new();
         for run in self.runs.iter().chain(&other.runs) {
-            for page in (run.start..run.end).step_by(4096) {
+            for page in run.pages() {
                 *pages.entry(page).or_default() |= run.written;
             }
         }
@@ -81,8 +88,8 @@ impl WorkingSet {
     pub fn regions(&self) -> Vec<u64> {
         let mut regions: BTreeMap<u64, u64> = BTreeMap::new();
         for run in &self.runs {
-            for page in (run.start..run.end).step_by(4096) {
-                *regions.entry(page & !(LARGE_PAGE - 1)).or_default() += 1;
+            for page in run.pages() {
+                *regions.entry(large_page_down(page)).or_default() += 1;
             }
         }
         let worth = regions.into_iter().filter(|(_, pages)| *pages >= WORTH);

@@ -5,7 +5,7 @@ use super::charge;
 use super::mapping::{Backing, Mapping};
 use super::space::Space;
 use crate::errno::Errno;
-use crate::vm::layout::{LARGE_PAGE, PAGE, page_down};
+use crate::vm::layout::{LARGE_PAGE, PAGE, large_page_down, page_down};
 use crate::vm::page_tables::Protection;
 
 /// The answer to a page fault.
@@ -35,7 +35,7 @@ impl Space {
         }
         if mapping.is_private_anonymous() && !self.tables.get(address).any() {
             // It is fresh, or the monitor has touched it first.
-            let piece = address & !(LARGE_PAGE - 1);
+            let piece = large_page_down(address);
             let (from, to) = (piece.max(start), (piece + LARGE_PAGE).min(mapping.end));
             return if charge::touch(from, to) < to {
                 Fault::Exhausted

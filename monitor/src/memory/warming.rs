@@ -4,7 +4,7 @@ use super::charge;
 use super::host_side::host_advise;
 use super::space::Space;
 use crate::errno::Errno;
-use crate::vm::layout::{CLOCK_PAGE, FRAMES, HOST_BASE, LARGE_PAGE};
+use crate::vm::layout::{CLOCK_PAGE, FRAMES, HOST_BASE, LARGE_PAGE, large_page_down};
 use crate::vm::low;
 use crate::working_set::{Run, WorkingSet};
 
@@ -67,7 +67,7 @@ impl Space {
                 continue;
             };
             for (from, to, fresh) in charge::parts(run.start, run.end) {
-                let (from, to) = (from & !(LARGE_PAGE - 1), to.next_multiple_of(LARGE_PAGE));
+                let (from, to) = (large_page_down(from), to.next_multiple_of(LARGE_PAGE));
                 if fresh && charge::touch(from, to) == to {
                     self.show(from, to, mapping.protection)?;
                 }
@@ -103,12 +103,8 @@ impl Space {
         let parts: Vec<Run> = self.warmable(set).collect();
         let pages: Vec<(u64, bool)> = parts
             .iter()
-            .filter(|run| charge::fresh(run.start & !(LARGE_PAGE - 1), run.end) == 0)
-            .flat_map(|run| {
-                (run.start..run.end)
-                    .step_by(4096)
-                    .map(move |page| (page, run.written))
-            })
+            .filter(|run| charge::fresh(large_page_down(run.start), run.end) == 0)
+            .flat_map(|run| run.pages().map(|page| (page, run.written)))
             .collect();
         // Before the guest reads it: a first write afterwards would take it from the guest again.
         low::touch_frames();

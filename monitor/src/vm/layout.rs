@@ -78,3 +78,7 @@ pub fn page_up(length: u64) -> Option<u64> {
 pub const fn page_down(address: u64) -> u64 {
     address & !(PAGE - 1)
 }
+
+pub const fn large_page_down(address: u64) -> u64 {
+    address & !(LARGE_PAGE - 1)
+}
