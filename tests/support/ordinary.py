@@ -25,7 +25,7 @@ _FIRST_ID = 54320
 _NO_CAPABILITIES = ("--inh-caps=-all", "--ambient-caps=-all")
 
 # In a namespace of root's, its number of user namespaces is another one than the machine's.
-_REFUSED = 'echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --inh-caps=-all --ambient-caps=-all "$@"'
+_REFUSED = f'echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv {" ".join(_NO_CAPABILITIES)} "$@"'
 
 
 @dataclass(frozen=True)
