@@ -27,7 +27,7 @@ from faas_downloader.settings import Settings
 from faas_downloader.watching import Queues
 from faas_resources import Image
 from faas_resources.store import EventType, Store
-from faas_resources.store.directory import DirectoryStore
+from faas_resources.store.choosing import opened
 
 log = structlog.get_logger(__name__)
 
@@ -122,16 +122,16 @@ async def run(settings: Settings) -> None:
     assert this is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, this.cancel)
-    store = DirectoryStore(settings.data)
     revisions = RevisionStore(settings.data / "bundles")
     with suppress(asyncio.CancelledError):
         async with AsyncExitStack() as stack:
             await _own(revisions, settings, stack)
             try:
                 umoci = await asyncio.to_thread(find_umoci)
-                log.info("starting", data=str(settings.data), umoci=umoci.version)
+                log.info("starting", data=str(settings.data), store=settings.store, umoci=umoci.version)
             except UmociMissing as error:
                 log.error("nothing can be unpacked until this is mended", reason=str(error))
+            store = await stack.enter_async_context(opened(settings, settings.data))
             await Downloader(store, revisions, settings).run()
     log.info("stopped")
 

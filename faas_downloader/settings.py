@@ -11,6 +11,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from faas_resources.store.choosing import StoreChoice
+
 
 def _hosts(value: Any) -> Any:
     """`a.example, b.example:5000` as a set."""
@@ -20,7 +22,7 @@ def _hosts(value: Any) -> Any:
 Hosts = Annotated[frozenset[str], NoDecode, BeforeValidator(_hosts)]
 
 
-class Settings(BaseSettings):
+class Settings(StoreChoice, BaseSettings):
     """What a downloader can be told."""
 
     model_config = SettingsConfigDict(

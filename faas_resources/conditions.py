@@ -47,8 +47,8 @@ class Condition(ConditionReport):
     last_transition_time: Annotated[datetime, Field(strict=False)]
 
 
-class ImageStatus(Model):
-    """The state of an Image as the planes last reported it."""
+class Progress(Model):
+    """How far an Image has come: on one node, or seen over all nodes."""
 
     observed_generation: Annotated[
         int | None,
@@ -69,6 +69,26 @@ class ImageStatus(Model):
     def condition(self, type_: str) -> Condition | None:
         """The condition of that type."""
         return next((condition for condition in self.conditions if condition.type == type_), None)
+
+
+class NodeStatus(Progress):
+    """What one node says of an Image."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253, description="The node.")]
+
+
+class ImageStatus(Progress):
+    """The state of an Image as the planes last reported it."""
+
+    nodes: Annotated[
+        tuple[NodeStatus, ...],
+        Field(
+            strict=False,
+            max_length=1000,
+            description="In a cluster what each node says; the rest of the status sums it up.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = ()
 
 
 class StatusPatch(Model):

@@ -29,6 +29,7 @@ class _Definition:
 
     model: type[Resource]
     singular: str
+    short_names: Sequence[str]
     categories: Sequence[str]
     columns: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
@@ -37,13 +38,15 @@ _DEFINITIONS = (
     _Definition(
         model=Image,
         singular="image",
+        short_names=("img",),
         categories=("mayfly",),
         columns=(
             {"name": "Image", "type": "string", "jsonPath": ".spec.image", "priority": 1},
             {"name": "Ready", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].status'},
+            {"name": "Nodes", "type": "string", "jsonPath": ".status.nodes[*].name", "priority": 1},
             {"name": "Digest", "type": "string", "jsonPath": ".status.digest"},
-            {"name": "Message", "type": "string", "jsonPath": ".status.message", "priority": 1},
             {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+            {"name": "Message", "type": "string", "jsonPath": ".status.message"},
         ),
     ),
 )
@@ -71,6 +74,7 @@ def _custom_resource_definition(definition: _Definition) -> dict[str, Any]:
                 "listKind": f"{model.KIND}List",
                 "plural": model.PLURAL,
                 "singular": definition.singular,
+                "shortNames": list(definition.short_names),
                 "categories": list(definition.categories),
             },
             "versions": [

@@ -83,13 +83,13 @@ class ImageSpec(Model):
     args: Annotated[Arguments, Field(description="Replaces the image's command: the arguments of the entrypoint.")] = ()
     env: Annotated[
         tuple[Variable, ...],
-        AfterValidator(_check_variables),
         Field(
             strict=False,
             max_length=512,
             description="Environment variables, over those of the image.",
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
+        AfterValidator(_check_variables),
     ] = ()
     network: Annotated[Network, Field(description="What the function may reach outside of its virtual machine.")] = Network()
     timeout: Annotated[Timeout, Field(description="Wall clock for one call: waiting, running and streaming.")] = "60s"

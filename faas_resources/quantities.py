@@ -109,7 +109,15 @@ Memory = Annotated[
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "pattern": QUANTITY_PATTERN,
+            "maxLength": _TEXT_MAX,
             "x-kubernetes-int-or-string": True,
+            "x-kubernetes-validations": [
+                {
+                    "rule": f"quantity(string(self)).compareTo(quantity('{MEMORY_MIN}')) >= 0"
+                    f" && quantity(string(self)).compareTo(quantity('{MEMORY_MAX}')) <= 0",
+                    "message": f"must be between {MEMORY_MIN} and {MEMORY_MAX}",
+                }
+            ],
         }
     ),
 ]

@@ -22,7 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from bundles.errors import BundlesError
 from bundles.revisions import RevisionStore
-from faas_resources.store.directory import DirectoryStore
+from faas_resources.store.choosing import opened
 from faas_server.calling import Calls, error_response
 from faas_server.errors import Refusal, SettingsError
 from faas_server.fleet import Fleet
@@ -76,7 +76,8 @@ async def serving(settings: Settings) -> AsyncIterator[Server]:
         )
         await records.open()
         stack.push_async_callback(records.close)
-        metrics, receipts, logs, reporter = Metrics(), Receipts(records), Logs(records), Reporter(DirectoryStore(settings.data))
+        resources = await stack.enter_async_context(opened(settings, settings.data))
+        metrics, receipts, logs, reporter = Metrics(), Receipts(records), Logs(records), Reporter(resources)
         await stack.enter_async_context(_running(reporter.run(), "reporting", broken))
         await stack.enter_async_context(_running(_expire(receipts), "receipts", broken))
         fleet = Fleet(settings, reporter, receipts, logs, metrics)

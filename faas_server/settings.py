@@ -15,6 +15,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from faas_resources.store.choosing import StoreChoice
 from faas_server.errors import SettingsError
 from faas_server.monitor import SOCKET_PATH_BYTES
 
@@ -26,7 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class Settings(BaseSettings):
+class Settings(StoreChoice, BaseSettings):
     """All settings. Made by `Settings.load`, which turns problems into a SettingsError that names the variable."""
 
     model_config = SettingsConfigDict(env_prefix="MAYFLY_", extra="ignore", frozen=True)

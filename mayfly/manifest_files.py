@@ -11,19 +11,22 @@ from pathlib import Path
 
 import yaml
 
-from faas_resources import Image, Resource, load_manifests
+from faas_resources import DEFAULT_NAMESPACE, Image, Resource, load_manifests
 from mayfly.errors import MayflyError, NotFound
 
 _SUFFIXES = {".yaml", ".yml", ".json"}
 _LOCAL = "oci:"
 
 
-def read_images(names: list[str], namespace: str | None) -> list[Image]:
-    """The images in all of `names`, in order. `namespace` holds for those that do not name their own, and must not contradict."""
+def read_images(names: list[str], namespace: str | None, default: str = DEFAULT_NAMESPACE) -> list[Image]:
+    """The images in all of `names`, in order.
+
+    `namespace` holds for those that do not name their own, and must not contradict; without it those are in `default`.
+    """
     images: list[Image] = []
     for source, text, base in (found for name in names for found in _texts(name)):
         resources = load_manifests(_complete(text, base), allow_local=True, source=source)
-        images += (_placed(resource, namespace, source) for resource in resources)
+        images += (_placed(resource, namespace, default, source) for resource in resources)
     return images
 
 
@@ -54,12 +57,15 @@ def _decoded(source: str, data: bytes) -> str:
         raise MayflyError(f"{source}: not UTF-8: {error.reason} at byte {error.start}", hint="Save the file as UTF-8.") from error
 
 
-def _placed(resource: Resource, namespace: str | None, source: str) -> Image:
+def _placed(resource: Resource, namespace: str | None, default: str, source: str) -> Image:
     if not isinstance(resource, Image):
         raise MayflyError(f"{source}: kind {resource.kind} cannot be applied", hint="The kinds are: Image.")
-    if namespace is None or namespace == resource.namespace:
+    named = "namespace" in resource.metadata.model_fields_set
+    if namespace is None:
+        return resource if named else resource.with_metadata(namespace=default)
+    if namespace == resource.namespace:
         return resource
-    if "namespace" in resource.metadata.model_fields_set:
+    if named:
         raise MayflyError(
             f"{source}: {resource.name} is in namespace {resource.namespace}, the command says {namespace}",
             hint="Leave one of the two out, or make them the same.",

@@ -16,8 +16,7 @@ from bundles.layout import Layout
 from bundles.manifests import OCI_MANIFEST
 from faas_resources import Condition, Image, Truth
 from faas_resources.quantities import milliseconds
-from faas_resources.store.directory import DirectoryStore
-from faas_resources.store.port import EventType
+from faas_resources.store import EventType, Store
 from mayfly import rendering
 from mayfly.errors import MayflyError, NotFound, NotReady
 
@@ -105,7 +104,7 @@ def _local_digest(image: Image) -> Digest | None:
     return found.digest if found.media_type == OCI_MANIFEST else None
 
 
-async def wait_until_ready(store: DirectoryStore, applied: list[Awaited], seconds: float) -> list[Image]:
+async def wait_until_ready(store: Store, applied: list[Awaited], seconds: float) -> list[Image]:
     """The images as they are when all of them can be called; raises as soon as one cannot get there."""
     awaited = {item.place: item for item in applied}
     waiting = set(awaited)

@@ -13,6 +13,7 @@ PACKAGES = ("bundles", "faas_downloader", "faas_resources", "faas_server", "mayf
 # One process loads the libraries; each module is then imported in a fork that has none of ours, with warnings as errors.
 _IMPORT_EACH = """
 import importlib, json, os, sys, traceback
+import kubernetes.aio.client, kubernetes.aio.config
 import aiohttp, httptools, oras.client, prometheus_client, pydantic_settings, structlog, typer, uvloop, watchfiles
 failed = {}
 for name in json.load(sys.stdin):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -21,9 +21,10 @@ import watchfiles
 
 from faas_resources.conditions import StatusPatch
 from faas_resources.errors import InvalidResource, NotFound, Problem, ResourceError
-from faas_resources.metadata import Resource
-from faas_resources.store.port import Applied, Event, EventType
-from faas_resources.store.tree import SETTLE, Key, Tree, View
+from faas_resources.metadata import DEFAULT_NAMESPACE, Resource
+from faas_resources.store.comparing import differences
+from faas_resources.store.port import Applied, Event, EventType, Key
+from faas_resources.store.tree import SETTLE, Tree, View
 
 R = TypeVar("R", bound=Resource)
 
@@ -41,6 +42,9 @@ class DirectoryStore:
     def __init__(self, data_dir: Path, *, allow_local: bool = True) -> None:
         """`allow_local`: `spec.image` may be a directory of this machine, which a directory store is on by nature."""
         self._tree = Tree(Path(data_dir), allow_local=allow_local)
+
+    async def default_namespace(self) -> str:
+        return DEFAULT_NAMESPACE
 
     async def list(self, kind: type[R], namespace: str | None = None) -> Sequence[R]:
         keys = sorted(key for key in await asyncio.to_thread(self._tree.keys, kind) if namespace in (None, key[0]))
@@ -82,7 +86,7 @@ class DirectoryStore:
                     log.error("store cannot be watched, trying again", reason=str(error), seconds=_AGAIN)
                     await asyncio.sleep(_AGAIN)
                     continue
-                for event in _differences(told, now):
+                for event in differences(told, now):
                     yield event
                 told = now
                 if not synced:
@@ -160,16 +164,3 @@ class DirectoryStore:
 def _visible(_: watchfiles.Change, path: str) -> bool:
     """Hidden files are editors', or on their way to their name."""
     return not os.path.basename(path).startswith(".")
-
-
-def _differences(told: Mapping[Key, R], now: Mapping[Key, R]) -> Iterator[Event[R]]:
-    """What to tell somebody who knows `told`."""
-    for key in sorted(told.keys() | now.keys()):
-        before, after = told.get(key), now.get(key)
-        if before is not None and (after is None or after.metadata.uid != before.metadata.uid):
-            yield Event(EventType.DELETED, before)
-            before = None
-        if after is not None and before is None:
-            yield Event(EventType.ADDED, after)
-        elif after is not None and before is not None and after.metadata.resource_version != before.metadata.resource_version:
-            yield Event(EventType.MODIFIED, after)

@@ -17,6 +17,7 @@ from faas_resources.metadata import Resource
 
 R = TypeVar("R", bound=Resource)
 
+Key = tuple[str, str]  # namespace, name
 Applied = Literal["created", "configured", "unchanged"]
 
 
@@ -40,8 +41,16 @@ class Event(Generic[R]):
 class Store(Protocol):
     """A place where resources live. Methods raise ResourceError and its kinds."""
 
+    async def default_namespace(self) -> str:
+        """The namespace of whoever names none."""
+        ...
+
     async def list(self, kind: type[R], namespace: str | None = None) -> Sequence[R]:
         """All resources of a kind, of one namespace if given, by namespace and name."""
+        ...
+
+    async def problems(self, kind: type[R]) -> dict[Key, str]:
+        """What is stored and not in force as it stands, and why. What never was in force appears in no list."""
         ...
 
     async def get(self, kind: type[R], namespace: str, name: str) -> R:

@@ -31,13 +31,11 @@ from faas_resources.manifests import TEXT_MAX, dump_manifests, load_data, load_m
 from faas_resources.metadata import Resource
 from faas_resources.model import checked
 from faas_resources.names import check_name, check_namespace
-from faas_resources.store.port import Applied
+from faas_resources.store.port import Applied, Key
 from faas_resources.store.records import Record
 
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
-
-Key = tuple[str, str]  # namespace, name
 
 SETTLE = 0.1
 _SUFFIX = ".yaml"

@@ -32,6 +32,20 @@ Monitor = Annotated[
     ),
 ]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", metavar="NAMESPACE", help="The namespace.")]
+Place = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", metavar="NAMESPACE", help="The namespace.", show_default="default, in a cluster the context's"),
+]
+Context = Annotated[
+    str | None,
+    typer.Option("--context", metavar="NAME", help="Work on the cluster of this context of the kubeconfig.", show_default="this machine"),
+]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        "--kubeconfig", metavar="FILE", help="Work on the cluster of this file.", show_default="this machine; with --context KUBECONFIG"
+    ),
+]
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]
 
 

@@ -1,4 +1,4 @@
-"""apply, get, describe, delete: the resources of this node, in the words of kubectl.
+"""apply, get, describe, delete: the resources of this node, or of a cluster, in the words of kubectl.
 
 They go through the store and need no server: what is applied while nothing runs is in force when `mayfly up` starts.
 """
@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from faas_resources import Image, NotFound
-from faas_resources.store.directory import DirectoryStore
+from faas_resources.conditions import NodeStatus
 from mayfly import rendering
-from mayfly.commands.options import Data, Namespace, Output, image_names
-from mayfly.locating import data_directory
+from mayfly.commands.options import Context, Data, Kubeconfig, Output, Place, image_names
 from mayfly.manifest_files import read_images
 from mayfly.rendering import Format
+from mayfly.stores import Where
 from mayfly.waiting import Awaited, is_ready, parse_duration, progress, wait_until_ready
 
 _TYPE = "image.build.kontain.app"
@@ -31,10 +31,10 @@ def apply(
     filename: Annotated[list[str], typer.Option("--filename", "-f", metavar="FILE|DIR|-", help="Manifests; may be given more than once.")],
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the functions can be called.")] = False,
     timeout: Annotated[str, typer.Option("--timeout", help="How long to wait, as 30s or 2m.")] = "5m",
-    namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="For manifests that name none.", show_default="default")
-    ] = None,
+    namespace: Place = None,
     output: Output = Format.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     data: Data = None,
 ) -> None:
     """Create or change resources.
@@ -42,41 +42,43 @@ def apply(
     `spec.image` may name an image layout relative to its manifest, as `oci:image.oci`.
     """
     seconds = parse_duration(timeout)
-    images = read_images(filename, namespace)
-    store = DirectoryStore(data_directory(data))
+    where = Where(data, context, kubeconfig)
 
     async def run() -> list[Image]:
         applied = []
-        for image in images:
-            result, change = await store.apply(image)
-            applied.append(Awaited(result, unchanged=change == "unchanged"))
-            if output in {Format.TABLE, Format.WIDE}:
-                rendering.print_line(f"{_TYPE}/{result.name} {change}")
-        return await wait_until_ready(store, applied, seconds) if wait else [item.image for item in applied]
+        async with where.opened() as store:
+            for image in read_images(filename, namespace, await store.default_namespace()):
+                result, change = await store.apply(image)
+                applied.append(Awaited(result, unchanged=change == "unchanged"))
+                if output in {Format.TABLE, Format.WIDE}:
+                    rendering.print_line(f"{_TYPE}/{result.name} {change}")
+            return await wait_until_ready(store, applied, seconds) if wait else [item.image for item in applied]
 
-    _print_machine_readable(asyncio.run(run()), output, single=len(images) == 1)
+    images = asyncio.run(run())
+    _print_machine_readable(images, output, single=len(images) == 1)
 
 
 @get.command("images")
 @get.command("image", hidden=True)
 def get_images(
     names: Names = None,
-    namespace: Namespace = "default",
+    namespace: Place = None,
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
     output: Output = Format.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     data: Data = None,
 ) -> None:
     """List the images, or print those named."""
     if names and all_namespaces:
         raise typer.BadParameter("a name belongs to one namespace: leave out either the names or --all-namespaces")
-    store = DirectoryStore(data_directory(data))
-    images, problems = asyncio.run(_listed(store, names or [], None if all_namespaces else namespace))
-    for place, problem in problems.items():
-        rendering.print_note(f"warning: {'/'.join(place)}: the manifest is not in force as it stands: {problem}")
+    images, problems, place = asyncio.run(_listed(Where(data, context, kubeconfig), names or [], namespace, everywhere=all_namespaces))
+    for key, problem in problems.items():
+        rendering.print_note(f"warning: {'/'.join(key)}: the manifest is not in force as it stands: {problem}")
     if _print_machine_readable(images, output, single=len(names or []) == 1):
         return
     if not images:
-        rendering.print_note("No images found." if all_namespaces else f"No images found in namespace {namespace}.")
+        rendering.print_note("No images found." if all_namespaces else f"No images found in namespace {place}.")
         return
     columns = ["NAME", "READY", "CONTRACT", "REVISION", "AGE", "MESSAGE"] + (["IMAGE", "DIGEST"] if output is Format.WIDE else [])
     rendering.print_table(
@@ -85,13 +87,18 @@ def get_images(
     )
 
 
-async def _listed(store: DirectoryStore, names: list[str], namespace: str | None) -> tuple[list[Image], dict[tuple[str, str], str]]:
-    problems = {place: text for place, text in (await store.problems(Image)).items() if namespace in (None, place[0])}
-    if not names:
-        return list(await store.list(Image, namespace)), problems
-    wanted = [name.removeprefix("image/").removeprefix("images/") for name in names]
-    images = [await store.get(Image, namespace or "default", name) for name in wanted]
-    return images, {place: text for place, text in problems.items() if place[1] in wanted}
+async def _listed(
+    where: Where, names: list[str], namespace: str | None, *, everywhere: bool = False
+) -> tuple[list[Image], dict[tuple[str, str], str], str]:
+    """The images, those that are not in force as they stand, and the namespace that was meant."""
+    async with where.opened() as store:
+        place = namespace or await store.default_namespace()
+        problems = {key: text for key, text in (await store.problems(Image)).items() if everywhere or key[0] == place}
+        if not names:
+            return list(await store.list(Image, None if everywhere else place)), problems, place
+        wanted = [name.removeprefix("image/").removeprefix("images/") for name in names]
+        images = [await store.get(Image, place, name) for name in wanted]
+        return images, {key: text for key, text in problems.items() if key[1] in wanted}, place
 
 
 def _row(image: Image, *, wide: bool) -> list[str]:
@@ -107,12 +114,13 @@ def _row(image: Image, *, wide: bool) -> list[str]:
 @describe.command("images", hidden=True)
 def describe_image(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=image_names)],
-    namespace: Namespace = "default",
+    namespace: Place = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     data: Data = None,
 ) -> None:
     """Show an image's specification, status and conditions."""
-    store = DirectoryStore(data_directory(data))
-    images, problems = asyncio.run(_listed(store, names, namespace))
+    images, problems, _ = asyncio.run(_listed(Where(data, context, kubeconfig), names, namespace))
     for index, image in enumerate(images):
         if index:
             rendering.print_line()
@@ -165,6 +173,14 @@ def _describe(image: Image, problem: str | None) -> None:
         for item in status.conditions
     ]
     rendering.print_table(("  TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"), rows)
+    if status.nodes:
+        rendering.print_line("Nodes:")
+        rendering.print_table(("  NAME", "READY", "REVISION", "MESSAGE"), (_node_row(entry) for entry in status.nodes))
+
+
+def _node_row(entry: NodeStatus) -> list[str]:
+    ready = next((condition.status.value for condition in entry.conditions if condition.type == "Ready"), "Unknown")
+    return [f"  {entry.name}", ready, entry.revision or "", entry.message or ""]
 
 
 def delete(
@@ -172,35 +188,36 @@ def delete(
     filename: Annotated[
         list[str] | None, typer.Option("--filename", "-f", metavar="FILE|DIR|-", help="Delete what these manifests name.")
     ] = None,
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace.", show_default="default")] = None,
+    namespace: Place = None,
     ignore_not_found: Annotated[bool, typer.Option("--ignore-not-found", help="Succeed where there is nothing to delete.")] = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     data: Data = None,
 ) -> None:
     """Delete resources, by name or by manifest: `delete image NAME`, `delete -f FILE`.
 
     Calls that run come to their end; then the function goes.
     """
-    targets = _targets(kind_and_names or [], filename or [], namespace)
-    store = DirectoryStore(data_directory(data))
 
     async def run() -> None:
-        for place, name in targets:
-            try:
-                await store.delete(Image, place, name)
-            except NotFound:
-                if not ignore_not_found:
-                    raise
-            else:
-                rendering.print_line(f'{_TYPE} "{name}" deleted')
+        async with Where(data, context, kubeconfig).opened() as store:
+            for place, name in _targets(kind_and_names or [], filename or [], namespace, await store.default_namespace()):
+                try:
+                    await store.delete(Image, place, name)
+                except NotFound:
+                    if not ignore_not_found:
+                        raise
+                else:
+                    rendering.print_line(f'{_TYPE} "{name}" deleted')
 
     asyncio.run(run())
 
 
-def _targets(words: list[str], filenames: list[str], namespace: str | None) -> list[tuple[str, str]]:
+def _targets(words: list[str], filenames: list[str], namespace: str | None, default: str) -> list[tuple[str, str]]:
     if bool(words) == bool(filenames):
         raise typer.BadParameter("name what to delete, either as `image NAME` or with --filename")
     if filenames:
-        return [(image.namespace, image.name) for image in read_images(filenames, namespace)]
+        return [(image.namespace, image.name) for image in read_images(filenames, namespace, default)]
     first, *rest = words
     if "/" in first:
         kind, _, name = first.partition("/")
@@ -211,7 +228,7 @@ def _targets(words: list[str], filenames: list[str], namespace: str | None) -> l
         raise typer.BadParameter(f"{kind}: no such kind; the kinds are: image")
     if not names:
         raise typer.BadParameter("name the images to delete")
-    return [(namespace or "default", name) for name in names]
+    return [(namespace or default, name) for name in names]
 
 
 def _print_machine_readable(images: list[Image], output: Format, *, single: bool) -> bool:

@@ -180,7 +180,7 @@ async def test_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         assert running.stderr is not None
         said = (await running.stderr.read()).decode()
         assert await running.wait() == 1
-    assert said.startswith(f"faas_downloader: preparing {tmp_path / 'file'}")
+    assert said.startswith(f"faas_downloader: making the bundle store {tmp_path / 'file'}")
 
 
 @asynccontextmanager

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from faas_resources import ConditionReport, Conflict, Image, InvalidResource, NotFound, StatusPatch, StoreFailed, Truth
-from faas_resources.store import Store
+from faas_resources import ConditionReport, Image, InvalidResource, NotFound, StatusPatch, StoreFailed, Truth
 from faas_resources.store.directory import DirectoryStore
 
 Make = Callable[..., Image]
@@ -36,59 +35,12 @@ def ready(truth: Truth = Truth.TRUE, message: str = "") -> StatusPatch:
     return StatusPatch(conditions=(ConditionReport(type="Ready", status=truth, reason="Any", message=message),))
 
 
-def test_it_is_a_store(store: DirectoryStore) -> None:
-    port: Store = store
-    assert port is store
-
-
-async def test_apply_says_what_it_did(store: DirectoryStore, image: Make) -> None:
-    created, did = await store.apply(image())
-    assert (did, created.generation) == ("created", 1)
-    again, did = await store.apply(image())
-    assert did == "unchanged"
-    assert again == created
-    changed, did = await store.apply(image(memory="1Gi"))
-    assert (did, changed.generation, changed.metadata.uid) == ("configured", 2, created.metadata.uid)
-    assert await store.get(Image, "default", "hello") == changed
-
-
-async def test_generation_counts_changes_of_the_spec_only(store: DirectoryStore, image: Make) -> None:
-    first, _ = await store.apply(image())
-    labelled, did = await store.apply(first.with_metadata(labels={"a": "b"}, resource_version=None))
-    assert (did, labelled.generation) == ("configured", 1)
-    spelled_out, did = await store.apply(image(timeout="60s").with_metadata(labels={"a": "b"}))
-    assert (did, spelled_out.generation) == ("configured", 1)
-    reported = await store.patch_status(Image, "default", "hello", ready())
-    assert reported.generation == 1
-    versions = [each.metadata.resource_version for each in (first, labelled, spelled_out, reported)]
-    assert len(set(versions)) == 4
-
-
-async def test_apply_with_an_old_resource_version_changes_nothing(store: DirectoryStore, image: Make) -> None:
-    first, _ = await store.apply(image())
-    second, _ = await store.apply(image(pool=1))
-    stale = first.with_metadata(labels={"a": "b"})
-    with pytest.raises(Conflict, match="it changed since resourceVersion"):
-        await store.apply(stale)
-    assert await store.get(Image, "default", "hello") == second
-    with pytest.raises(Conflict):
-        await store.apply(image("other").with_metadata(resource_version="1"))
-
-
 async def test_local_image_is_refused_where_the_store_is_no_single_node(tmp_path: Path, image: Make) -> None:
     local = Image.model_validate({**image().manifest(), "spec": {"image": "oci:/srv/x"}}, context={"allow_local": True})
     assert (await DirectoryStore(tmp_path / "a").apply(local))[1] == "created"
     with pytest.raises(InvalidResource, match="single node only"):
         await DirectoryStore(tmp_path / "b", allow_local=False).apply(local)
     assert not file_of(tmp_path / "b").exists()
-
-
-async def test_list_is_by_namespace_and_name(store: DirectoryStore, image: Make) -> None:
-    for namespace, name in [("b", "y"), ("b", "x"), ("a", "z")]:
-        await store.apply(image(name, namespace))
-    assert [(each.namespace, each.name) for each in await store.list(Image)] == [("a", "z"), ("b", "x"), ("b", "y")]
-    assert [each.name for each in await store.list(Image, "b")] == ["x", "y"]
-    assert await store.list(Image, "c") == []
 
 
 async def test_delete_ends_a_life(store: DirectoryStore, image: Make, tmp_path: Path) -> None:
@@ -104,16 +56,6 @@ async def test_delete_ends_a_life(store: DirectoryStore, image: Make, tmp_path: 
     assert did == "created"
     assert again.metadata.uid != first.metadata.uid
     assert again.generation == 1
-
-
-async def test_report_for_a_former_life_is_refused(store: DirectoryStore, image: Make) -> None:
-    first, _ = await store.apply(image())
-    await store.delete(Image, "default", "hello")
-    with pytest.raises(NotFound):
-        await store.patch_status(Image, "default", "hello", ready())
-    await store.apply(image())
-    with pytest.raises(NotFound):
-        await store.patch_status(Image, "default", "hello", ready(), uid=first.metadata.uid)
 
 
 async def test_status_and_life_survive_a_restart(tmp_path: Path, image: Make) -> None:

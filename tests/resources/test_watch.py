@@ -13,7 +13,8 @@ import pytest
 from faas_resources import ConditionReport, Image, StatusPatch, Truth, dump_manifests
 from faas_resources.store import Event, EventType, directory
 from faas_resources.store.directory import VANISHED, DirectoryStore
-from faas_resources.store.tree import SETTLE, Key
+from faas_resources.store.port import Key
+from faas_resources.store.tree import SETTLE
 from tests.resources.conftest import Watcher
 
 Make = Callable[..., Image]
@@ -26,45 +27,6 @@ def file_of(root: Path, name: str = "hello", namespace: str = "default") -> Path
 
 def ready() -> StatusPatch:
     return StatusPatch(conditions=(ConditionReport(type="Ready", status=Truth.TRUE, reason="Any"),))
-
-
-async def test_watch_begins_with_what_is_there(store: DirectoryStore, image: Make, watcher: Watch) -> None:
-    await store.apply(image("a"))
-    await store.apply(image("b"))
-    assert [each.name for each in await watcher().synced()] == ["a", "b"]
-
-
-async def test_changes_of_spec_and_status_are_told(store: DirectoryStore, image: Make, watcher: Watch) -> None:
-    watch = watcher()
-    assert await watch.synced() == []
-    applied, _ = await store.apply(image())
-    assert await watch.next() == Event(EventType.ADDED, applied)
-    applied, _ = await store.apply(image(pool=1))
-    assert await watch.next() == Event(EventType.MODIFIED, applied)
-    reported = await store.patch_status(Image, "default", "hello", ready())
-    assert await watch.next() == Event(EventType.MODIFIED, reported)
-    await store.delete(Image, "default", "hello")
-    assert await watch.next() == Event(EventType.DELETED, reported)
-    assert await watch.silent(VANISHED * 2)
-
-
-async def test_looking_is_no_change(store: DirectoryStore, image: Make, watcher: Watch) -> None:
-    await store.apply(image())
-    watch = watcher()
-    await watch.synced()
-    await store.list(Image)
-    await store.apply(image())
-    assert await watch.silent(0.5)
-
-
-async def test_deleted_and_created_again_is_another_life(store: DirectoryStore, image: Make, watcher: Watch) -> None:
-    first, _ = await store.apply(image())
-    watch = watcher()
-    await watch.synced()
-    await store.delete(Image, "default", "hello")
-    second, _ = await store.apply(image())
-    assert await watch.next() == Event(EventType.DELETED, first)
-    assert await watch.next() == Event(EventType.ADDED, second)
 
 
 async def test_file_that_a_person_removes_is_a_deletion(store: DirectoryStore, image: Make, watcher: Watch, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""The status of an Image in a cluster: an entry of each node, and what they say together.
+
+A node reports as if it were alone: `on_node` is what it sees, `reported` puts what it says into its entry and sums all entries up anew. The
+sum follows from the entries alone, so nodes that report one after the other never contradict each other, whoever writes.
+
+A condition is as the node says that is worst off: one False is False, else one Unknown (or a node that says nothing) is Unknown, else it is
+True. Digest, revision and message are those of the same node, so that they fit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from faas_resources.conditions import Condition, ImageStatus, NodeStatus, Progress, StatusPatch, Truth, merged
+
+_BADNESS = {Truth.FALSE: 0, Truth.UNKNOWN: 1, Truth.TRUE: 2}
+_MESSAGE_MAX = 4096  # of a node: a thousand entries of the longest that Kubernetes takes would fit into no object
+
+
+def on_node(status: ImageStatus, node: str) -> ImageStatus:
+    """The status as that node reported it."""
+    entry = next((entry for entry in status.nodes if entry.name == node), None)
+    return ImageStatus(**_progress(entry)) if entry is not None else ImageStatus()
+
+
+def reported(status: ImageStatus, node: str, patch: StatusPatch, now: datetime | None = None) -> ImageStatus:
+    """The status after a report of that node; equal to `status` if it says nothing new."""
+    now = (now or datetime.now(UTC)).replace(microsecond=0)
+    mine = merged(on_node(status, node), _short(patch), now)
+    entries = {entry.name: entry for entry in status.nodes} | {node: NodeStatus(name=node, **_progress(mine))}
+    return _summed(status, [entries[name] for name in sorted(entries)], now)
+
+
+def _summed(before: ImageStatus, entries: Sequence[NodeStatus], now: datetime) -> ImageStatus:
+    worst = min(entries, key=_standing)
+    types = list(dict.fromkeys(condition.type for entry in entries for condition in entry.conditions))
+    conditions = tuple(_condition(type_, entries, before.condition(type_), now) for type_ in types)
+    return ImageStatus(**{**_progress(worst), "conditions": conditions, "nodes": tuple(entries)})
+
+
+def _standing(entry: NodeStatus) -> tuple[int, list[int], str]:
+    """How well a node is off; the generation that it has come to counts most."""
+    return entry.observed_generation or 0, sorted(_BADNESS[condition.status] for condition in entry.conditions), entry.name
+
+
+def _condition(type_: str, entries: Sequence[NodeStatus], before: Condition | None, now: datetime) -> Condition:
+    said = [(entry.name, condition) for entry in entries for condition in entry.conditions if condition.type == type_]
+    name, worst = min(said, key=lambda pair: (_BADNESS[pair[1].status], pair[1].observed_generation, pair[0]))
+    truth, message = worst.status, worst.message
+    if truth is Truth.TRUE and len(said) < len(entries):
+        truth = Truth.UNKNOWN
+        message = f"{len(said)} of {len(entries)} nodes have said so: {message}"
+    elif truth is not Truth.TRUE and len(entries) > 1:
+        alike = sum(condition.status is truth for _, condition in said)
+        message = f"{message} (node {name}, as on {alike} of {len(entries)} nodes)"
+    since = before.last_transition_time if before is not None and before.status is truth else now
+    return worst.model_copy(update={"status": truth, "message": message, "last_transition_time": since})
+
+
+def _progress(found: Progress) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in Progress.model_fields}
+
+
+def _short(patch: StatusPatch) -> StatusPatch:
+    conditions = tuple(report.model_copy(update={"message": report.message[:_MESSAGE_MAX]}) for report in patch.conditions)
+    short = {"message": patch.message[:_MESSAGE_MAX]} if patch.message is not None else {}
+    return patch.model_copy(update={"conditions": conditions, **short})
