@@ -142,7 +142,8 @@ class Reconciler:
             memory.top, memory.revision = resolved.top, bundle.spec.revision
             return bundle
         finally:
-            await self._in_thread(source.close)
+            if not self._abandoned:  # else its work goes on in a thread that takes no more
+                await self._in_thread(source.close)
 
     def _source(self, reference: Reference) -> Source:
         return LocalSource(reference) if reference.kind == "local" else RegistrySource(reference, self._registries)

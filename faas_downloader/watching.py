@@ -70,7 +70,8 @@ class Queues(Generic[K, T]):
     async def _serve(self, key: K, box: _Box[T]) -> None:
         try:
             again: float | None = None
-            while await self._expects(box, again):
+            # Work may end otherwise than by the cancellation that ends it, and the worker's own is then spent.
+            while not self._closing and await self._expects(box, again):
                 async with self._places:
                     again = await self._work(key, box)
         finally:

@@ -4,7 +4,7 @@ A node reports as if it were alone: `on_node` is what it sees, `reported` puts w
 sum follows from the entries alone, so nodes that report one after the other never contradict each other, whoever writes.
 
 A condition is as the node says that is worst off: one False is False, else one Unknown (or a node that says nothing) is Unknown, else it is
-True. Digest, revision and message are those of the same node, so that they fit together.
+True, with the words of a node that is still updating as long as there is one. Digest, revision and message are those of the same node, so that they fit together.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from faas_resources.conditions import Condition, ImageStatus, NodeStatus, Progress, StatusPatch, Truth, merged
 
 _BADNESS = {Truth.FALSE: 0, Truth.UNKNOWN: 1, Truth.TRUE: 2}
+_ON_THE_WAY = "Updating"  # the reason of what is true of the revision before, and not yet of the one that is wanted
 _MESSAGE_MAX = 4096  # of a node: a thousand entries of the longest that Kubernetes takes would fit into no object
 
 
@@ -45,9 +46,14 @@ def _standing(entry: NodeStatus) -> tuple[int, list[int], str]:
     return entry.observed_generation or 0, sorted(_BADNESS[condition.status] for condition in entry.conditions), entry.name
 
 
+def _far(condition: Condition) -> tuple[int, int, bool]:
+    """How far a node has come with one condition."""
+    return _BADNESS[condition.status], condition.observed_generation, condition.reason != _ON_THE_WAY
+
+
 def _condition(type_: str, entries: Sequence[NodeStatus], before: Condition | None, now: datetime) -> Condition:
     said = [(entry.name, condition) for entry in entries for condition in entry.conditions if condition.type == type_]
-    name, worst = min(said, key=lambda pair: (_BADNESS[pair[1].status], pair[1].observed_generation, pair[0]))
+    name, worst = min(said, key=lambda pair: (*_far(pair[1]), pair[0]))
     truth, message = worst.status, worst.message
     if truth is Truth.TRUE and len(said) < len(entries):
         truth = Truth.UNKNOWN

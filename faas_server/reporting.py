@@ -18,7 +18,7 @@ from faas_resources.store.port import EventType, Store
 
 CONDITION = "Ready"
 REPEATS = "RepeatsAcrossCalls"
-_AGAIN_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+_AGAIN_S = (0.5, 1.0, 2.0, 3.0)
 
 Key = tuple[str, str]
 

@@ -150,6 +150,22 @@ async def test_sigterm_ends_it_even_in_a_pull_that_hangs(node: Node) -> None:
         assert await asyncio.wait_for(running.wait(), 10) == 0
 
 
+async def test_sigterm_ends_it_even_in_work_that_nothing_can_end(node: Node, tmp_path: Path) -> None:
+    """Unpacking is not told of a cancellation: its thread is left behind, and nobody waits for what would follow on it."""
+    (tools := tmp_path / "tools").mkdir()
+    hanging = '#!/bin/sh\n[ "$1" = --version ] && echo umoci version 0.4.7 && exit\nwhile :; do sleep 1; done\n'
+    (tools / "umoci").write_text(hanging)
+    (tools / "umoci").chmod(0o755)
+    write_layout(tiny_image({"app": b"x"}), tmp_path / "layout")
+    path = f"PATH={tools}:{os.environ['PATH']}"
+    async with process(node.data, "--stop-timeout=0.5", within=("env", path)) as running:
+        await node.apply(f"oci:{tmp_path / 'layout'}")
+        await node.eventually(lambda: any((node.data / "bundles" / "tmp").iterdir()))
+        running.terminate()
+        await logged(running, "stopped in the middle of work, which begins again at the next start")
+        assert await asyncio.wait_for(running.wait(), 30) == 0
+
+
 async def test_log_is_json_on_stderr(node: Node, tmp_path: Path) -> None:
     write_layout(tiny_image({"app": b"x"}), tmp_path / "layout")
     async with process(node.data) as running:

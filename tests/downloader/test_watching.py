@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from faas_downloader.watching import Queues
@@ -148,3 +149,19 @@ async def test_close_ends_work_and_says_when_it_could_not() -> None:
     assert not await other.close(0.05)
     stubborn.set()
     await until(lambda: other.workers == 0)
+
+
+async def test_close_ends_a_worker_whose_work_takes_no_notice_of_its_cancellation() -> None:
+    began = asyncio.Event()
+
+    async def handle(key: str, item: int) -> float:
+        began.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Future()
+        return 1000
+
+    queues: Queues[str, int] = Queues(handle, parallel=1, idle=1)
+    queues.put("a", 0)
+    await began.wait()
+    assert await queues.close(5)
+    assert queues.workers == 0

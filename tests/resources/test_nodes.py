@@ -11,8 +11,8 @@ from faas_resources.nodes import on_node, reported
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-def ready(truth: Truth = Truth.TRUE, message: str = "serves", generation: int = 1) -> StatusPatch:
-    report = ConditionReport(type="Ready", status=truth, reason="Any", message=message, observed_generation=generation)
+def ready(truth: Truth = Truth.TRUE, message: str = "serves", generation: int = 1, reason: str = "Any") -> StatusPatch:
+    report = ConditionReport(type="Ready", status=truth, reason=reason, message=message, observed_generation=generation)
     return StatusPatch(observed_generation=generation, revision=f"{generation:016x}", message=message, conditions=(report,))
 
 
@@ -49,6 +49,18 @@ def test_a_node_that_has_not_said_it_yet_leaves_it_unknown() -> None:
     status = reported(status, "b", StatusPatch(message="pulling"), NOON)
     assert truth_of(status) is Truth.UNKNOWN
     assert truth_of(reported(status, "b", ready(), NOON)) is Truth.TRUE
+
+
+def test_a_node_that_is_still_updating_is_heard() -> None:
+    status = ImageStatus()
+    for name, reason in (("a", "Serving"), ("b", "Updating"), ("c", "Serving")):
+        status = reported(status, name, ready(reason=reason), NOON)
+    found = status.condition("Ready")
+    assert found is not None
+    assert (found.status, found.reason) == (Truth.TRUE, "Updating")
+    found = reported(status, "b", ready(reason="Serving"), NOON).condition("Ready")
+    assert found is not None
+    assert found.reason == "Serving"
 
 
 def test_what_is_summed_up_is_of_the_node_that_lags_behind() -> None:

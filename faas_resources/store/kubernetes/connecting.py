@@ -124,7 +124,7 @@ class Api:
         try:
             response = await self._ask(request, limits)
             if response.status == 401:  # a token that has run out; the file may hold another by now
-                response.close()
+                _let_go(response)
                 if self._client is not None:
                     await self._configure(self._client.configuration)
                 response = await self._ask(request, limits)
@@ -133,7 +133,7 @@ class Api:
                     raise _refusal(request, response, await response.read())
                 yield response
             finally:
-                response.release() if response.content.at_eof() else response.close()
+                _let_go(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             said = str(error) or type(error).__name__
             raise ApiFailed(f"{request}: the API server does not answer: {said}") from error
@@ -177,6 +177,17 @@ class Api:
         except (config.ConfigException, OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
             where = "the pod's service account" if inside else f"kubeconfig {files}"
             raise StoreFailed(f"{where} cannot be used: {error}") from error
+
+
+def _let_go(response: aiohttp.ClientResponse) -> None:
+    """Ends an answer. If it was not read whole, its connection goes with it, at once: TLS would wait for the server's goodbye, and what
+    waits when the event loop ends is a socket that nobody closes."""
+    if response.content.at_eof():
+        response.release()
+        return
+    if response.connection is not None and response.connection.protocol is not None:
+        response.connection.protocol.abort()
+    response.close()
 
 
 def _any_exists(files: str) -> bool:

@@ -16,7 +16,7 @@ class Pace:
     stall: float = 120.0  # of silence on a watch; the API server sends a bookmark about once a minute
     watch: float = 300.0  # after which a watch is begun anew, so that nodes spread over the API servers there are
     first: float = 0.25  # the first pause after a failure; each next one is twice as long
-    longest: float = 6.0  # 1,000 nodes that all try again ask 220 times a second, and all are back 6 s after the API server is
+    longest: float = 3.0  # 100 nodes that all try again ask 90 times a second, and all are back 3 s after the API server is
     retry_after_max: float = 60.0  # that an API server may ask us to stay away
 
 
