@@ -4,7 +4,8 @@ A node reports as if it were alone: `on_node` is what it sees, `reported` puts w
 sum follows from the entries alone, so nodes that report one after the other never contradict each other, whoever writes.
 
 A condition is as the node says that is worst off: one False is False, else one Unknown (or a node that says nothing) is Unknown, else it is
-True, with the words of a node that is still updating as long as there is one. Digest, revision and message are those of the same node, so that they fit together.
+True, with the words of a node that is still updating as long as there is one. Digest, revision and message are those of the same node, so
+that they fit together.
 """
 
 from __future__ import annotations
