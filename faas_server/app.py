@@ -38,6 +38,7 @@ from faas_server.records import Records
 from faas_server.reporting import Reporter
 from faas_server.routing import tables
 from faas_server.settings import Settings
+from faas_server.wanted import Wanted
 
 _BACKLOG = 1024
 _LINGER_S = 2.0  # that the rest of a refused body is read, so that the client sees the answer and not a reset
@@ -77,16 +78,18 @@ async def serving(settings: Settings) -> AsyncIterator[Server]:
         await records.open()
         stack.push_async_callback(records.close)
         resources = await stack.enter_async_context(opened(settings, settings.data))
-        metrics, receipts, logs, reporter = Metrics(), Receipts(records), Logs(records), Reporter(resources)
+        wanted = Wanted(settings.fetch_timeout, settings.calls_waiting)
+        metrics, receipts, logs, reporter = Metrics(), Receipts(records), Logs(records), Reporter(resources, wanted.told)
         await stack.enter_async_context(_running(reporter.run(), "reporting", broken))
         await stack.enter_async_context(_running(_expire(receipts), "receipts", broken))
         fleet = Fleet(settings, reporter, receipts, logs, metrics)
         stack.push_async_callback(fleet.close, _MONITORS_S)
-        await stack.enter_async_context(_running(_follow(store, fleet), "routing", broken))
+        await stack.enter_async_context(_running(_follow(store, fleet, wanted), "routing", broken))
         calls = Calls(settings, receipts)
         machines = Machines(settings.monitor)
         management = ManagementFront(settings, fleet, calls, receipts, logs, machines)
-        app = _application(settings, fleet, metrics, management, KontainFront(settings, fleet, calls), machines)
+        ready = Readiness(settings, fleet, wanted, machines)
+        app = _application(metrics, management, KontainFront(settings, fleet, wanted, calls), ready)
         address = await _listen(app, calls, settings, stack)
         _log.info("listening", host=address[0], port=address[1], data=str(settings.data), pid=os.getpid())
         yield Server(address, fleet, broken)
@@ -114,9 +117,10 @@ async def _running(work: Coroutine[object, object, None], name: str, broken: asy
         await asyncio.wait([task])
 
 
-async def _follow(store: RevisionStore, fleet: Fleet) -> None:
+async def _follow(store: RevisionStore, fleet: Fleet, wanted: Wanted) -> None:
     async for table in tables(store):
         fleet.update(table)
+        wanted.wake()
 
 
 async def _expire(receipts: Receipts) -> None:
@@ -145,6 +149,30 @@ def _owned(directory: Path) -> Iterator[None]:
 
 
 # ---- HTTP
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether calls should come here."""
+
+    settings: Settings
+    fleet: Fleet
+    wanted: Wanted
+    machines: Machines
+
+    def lacking(self, machine: Machine) -> list[str]:
+        """Why they should not yet, for people."""
+        reasons = machine.lacking(self.settings.require_layers)
+        program = monitor_program(self.settings.monitor)
+        if program is not None and machine.problem is not None and not self.settings.runtimes:
+            reasons.append(machine.problem)
+        if program is None:
+            reasons.append(f"the monitor's program {self.settings.monitor} is not there; give it with --monitor")
+        if not self.fleet.synced:
+            reasons.append("functions are still booting")
+        elif (lacking := self.wanted.lacking(self.fleet.functions)) is not None:
+            reasons.append(lacking)
+        return reasons
 
 
 class _Connection(web.RequestHandler):
@@ -186,15 +214,13 @@ class _Connection(web.RequestHandler):
         return response
 
 
-def _application(
-    settings: Settings, fleet: Fleet, metrics: Metrics, management: ManagementFront, kontain: KontainFront, machines: Machines
-) -> web.Application:
+def _application(metrics: Metrics, management: ManagementFront, kontain: KontainFront, readiness: Readiness) -> web.Application:
     async def healthz(request: web.Request) -> web.Response:
         return web.json_response({"alive": True})
 
     async def readyz(request: web.Request) -> web.Response:
-        machine = await machines.now()
-        reasons = not_ready_because(settings, fleet, machine)
+        machine = await readiness.machines.now()
+        reasons = readiness.lacking(machine)
         answer = {"ready": not reasons, "reasons": reasons, **layers(machine)}
         return web.json_response(answer, status=503 if reasons else 200)
 
@@ -251,19 +277,6 @@ async def _expectation(request: web.Request) -> None:
     """`100 Continue` is sent when an instance is there to read the body (see calling), not before."""
     if request.version >= HttpVersion11 and request.headers["Expect"].lower() != "100-continue":
         raise web.HTTPExpectationFailed
-
-
-def not_ready_because(settings: Settings, fleet: Fleet, machine: Machine) -> list[str]:
-    """Why calls should not come here yet, for people."""
-    reasons = machine.lacking(settings.require_layers)
-    program = monitor_program(settings.monitor)
-    if program is not None and machine.problem is not None and not settings.runtimes:
-        reasons.append(machine.problem)
-    if program is None:
-        reasons.append(f"the monitor's program {settings.monitor} is not there; give it with --monitor")
-    if not fleet.synced:
-        reasons.append("functions are still booting")
-    return reasons
 
 
 async def _listen(app: web.Application, calls: Calls, settings: Settings, stack: AsyncExitStack) -> tuple[str, int]:

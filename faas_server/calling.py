@@ -103,6 +103,16 @@ class Call:
         return {CALL_ID: self.id} if self.revision is None else {CALL_ID: self.id, REVISION: self.revision.id}
 
 
+def asked_seconds(request: web.Request) -> float | None:
+    """The time that the caller gives; Refusal for what is none."""
+    asked = request.headers.get(TIMEOUT)
+    if asked is None:
+        return None
+    if not _SECONDS.fullmatch(asked) or not float(asked):
+        raise Refusal(400, f"{TIMEOUT} must be a number of seconds, such as 2.5")
+    return float(asked)
+
+
 class Calls:
     """Runs calls."""
 
@@ -114,9 +124,12 @@ class Calls:
         self._under_way = 0
         self._quiet = asyncio.Event()
 
-    async def run(self, request: web.Request, function: Function, target: bytes) -> web.StreamResponse:
-        """Answers a request by an instance of the function; raises nothing but CancelledError, when the client has gone."""
-        call = self._accept(request, function, target)
+    async def run(self, request: web.Request, function: Function, target: bytes, spent: float = 0.0) -> web.StreamResponse:
+        """Answers a request by an instance of the function; raises nothing but CancelledError, when the client has gone.
+
+        `spent` seconds of its time went by before.
+        """
+        call = self._accept(request, function, target, spent)
         self._under_way += 1
         self._quiet.clear()
         try:
@@ -151,15 +164,13 @@ class Calls:
 
     # ---- the way there
 
-    def _accept(self, request: web.Request, function: Function, target: bytes) -> Call:
+    def _accept(self, request: web.Request, function: Function, target: bytes, spent: float) -> Call:
         given = request.headers.get(CALL_ID, "")
         call_id = given if _TOKEN.fullmatch(given) else secrets.token_hex(16)
         budget = function.target().spec.timeout_ms / 1000
-        if (asked := request.headers.get(TIMEOUT)) is not None:
-            if not _SECONDS.fullmatch(asked) or not float(asked):
-                raise Refusal(400, f"{TIMEOUT} must be a number of seconds, such as 2.5")
-            budget = min(budget, float(asked))
-        return Call(request, function, target, call_id, budget, self._loop.time() + budget)
+        if (asked := asked_seconds(request)) is not None:
+            budget = min(budget, asked)
+        return Call(request, function, target, call_id, budget, self._loop.time() + budget - spent)
 
     def _open_body(self, call: Call) -> None:
         """Takes what is here of the body; raises Refusal when it is known to be too large or malformed."""

@@ -7,6 +7,7 @@ A function that has no resource (its bundle was published by hand, or the resour
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -14,7 +15,7 @@ import structlog
 from faas_resources.conditions import MESSAGE_MAX, ConditionReport, StatusPatch, Truth
 from faas_resources.errors import InvalidResource, NotFound, ResourceError
 from faas_resources.image import Image
-from faas_resources.store.port import EventType, Store
+from faas_resources.store.port import Event, EventType, Store
 
 CONDITION = "Ready"
 REPEATS = "RepeatsAcrossCalls"
@@ -53,8 +54,10 @@ class Reporter:
     its spec leaves the revision the same; each time the report has to be written again.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, told: Callable[[Event[Image]], None] = lambda _: None) -> None:
+        """`told` hears all that the watch tells."""
         self._store = store
+        self._told = told
         self._reports: dict[Key, Report] = {}
         self._due: set[Key] = set()
         self._news = asyncio.Event()
@@ -80,6 +83,7 @@ class Reporter:
 
     async def _watch(self) -> None:
         async for event in self._store.watch(Image):
+            self._told(event)
             image = event.resource
             if image is None or event.type is EventType.DELETED:
                 continue

@@ -87,6 +87,9 @@ class Settings(StoreChoice, BaseSettings):
 
     # How long
     ready_timeout: Seconds = Field(30.0, description="Seconds in which a program must be ready after it was started.")
+    fetch_timeout: Seconds = Field(
+        120.0, description="Seconds for which a node that starts takes no calls because it still fetches functions; then those wait."
+    )
     idle_timeout: Seconds = Field(
         75.0, description="Seconds a client has to send a request head, from when it connected or got its last answer."
     )

@@ -7,13 +7,15 @@ function. What follows the function's name is the program's business and goes th
 from __future__ import annotations
 
 import re
+import time
 
 from aiohttp import web
 
-from faas_server.calling import Calls
+from faas_server.calling import Calls, asked_seconds
 from faas_server.errors import Refusal
-from faas_server.fleet import Fleet, Function
+from faas_server.fleet import Fleet
 from faas_server.settings import Settings
+from faas_server.wanted import Wanted
 
 _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _PATH = re.compile(rf"/({_LABEL})/({_LABEL})(/[^?]*)?(\?.*)?")
@@ -25,23 +27,26 @@ _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 class KontainFront:
     """Handles every path that no other front has."""
 
-    def __init__(self, settings: Settings, fleet: Fleet, calls: Calls) -> None:
+    def __init__(self, settings: Settings, fleet: Fleet, wanted: Wanted, calls: Calls) -> None:
         self._origins = settings.cors_origins
         self._fleet = fleet
+        self._wanted = wanted
         self._calls = calls
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Calls the function, or answers for it what browsers ask before they call."""
         match = _PATH.fullmatch(request.raw_path)
-        function = self._fleet.functions.get((match[1], match[2])) if match is not None else None
-        if match is None or function is None:
+        if match is None:
             raise Refusal(404, "there is no such function; a call's path is /<namespace>/<function>")
+        key, waited = (match[1], match[2]), 0.0
+        if (function := self._fleet.functions.get(key)) is None:
+            began = time.monotonic()
+            function = await self._wanted.function(self._fleet.functions, key, asked_seconds(request))
+            waited = time.monotonic() - began
         if request.method == "OPTIONS" and self._origins and all(field in request.headers for field in _PREFLIGHT):
             return self._preflight(request)
-        return await self._call(request, function, (match[3] or "/") + (match[4] or ""))
-
-    async def _call(self, request: web.Request, function: Function, target: str) -> web.StreamResponse:
-        return await self._calls.run(request, function, target.encode("ascii"))
+        target = (match[3] or "/") + (match[4] or "")
+        return await self._calls.run(request, function, target.encode("ascii"), waited)
 
     def _preflight(self, request: web.Request) -> web.Response:
         """Any method and any header: a function is called by whoever may reach it, and no cookie is let through."""
