@@ -68,21 +68,24 @@ impl Space {
             .files
             .last_key_value()
             .map_or(0, |(last, _)| last.saturating_add(1));
+        let mut at = LOW_END;
         for (start, mapping) in &state.mappings {
-            let (start, mut mapping) = (*start, *mapping);
-            if start < LOW_END
-                || mapping.end > WINDOW
-                || start >= mapping.end
-                || !aligned(start | mapping.end)
-            {
+            if *start < at || *start >= mapping.end || !aligned(*start | mapping.end) {
                 return Err(Errno::INVAL);
             }
+            at = mapping.end;
+        }
+        if at > WINDOW {
+            return Err(Errno::INVAL);
+        }
+        map_image(&state.mappings, image)?;
+        for (start, mapping) in &state.mappings {
+            let (start, mut mapping) = (*start, *mapping);
             let anonymous = matches!(
                 mapping.backing,
                 Backing::Anonymous | Backing::Image { anonymous: true }
             );
-            // Children of this clone share it, so it cannot be the image's.
-            let shared = mapping.shared && mapping.backing == Backing::Anonymous;
+            let shared = is_kept_shared(&mapping);
             if shared {
                 share_anonymous(start, &mapping, image)?;
             } else if mapping.wiped && mapping.protection.any() {
@@ -96,16 +99,6 @@ impl Space {
                     0,
                 )?;
                 host_advise(start, mapping.end - start, MADV_WIPEONFORK)?;
-            } else if mapping.protection.any() {
-                let flags = libc::MAP_PRIVATE;
-                host_map(
-                    start,
-                    mapping.end - start,
-                    mapping.protection.host(),
-                    flags,
-                    image,
-                    start,
-                )?;
             }
             let fresh = state.restored_fresh(start, &mapping);
             if mapping.protection.any() {
@@ -148,6 +141,29 @@ impl Space {
         );
         Ok(())
     }
+}
+
+/// Children of the clone share it, so it cannot be the image's.
+fn is_kept_shared(mapping: &Mapping) -> bool {
+    mapping.shared && mapping.backing == Backing::Anonymous
+}
+
+/// Maps the image, privately, where mappings show it: neighbours whose protection is one for the host (which never executes) at once.
+fn map_image(mappings: &[(u64, Mapping)], image: i32) -> Result<(), Errno> {
+    let shown = mappings
+        .iter()
+        .filter(|(_, mapping)| mapping.protection.any() && !mapping.wiped && !is_kept_shared(mapping));
+    let mut runs: Vec<(u64, u64, i32)> = Vec::new();
+    for (start, mapping) in shown {
+        let protection = mapping.protection.host();
+        match runs.last_mut() {
+            Some((_, end, same)) if *end == *start && *same == protection => *end = mapping.end,
+            _ => runs.push((*start, mapping.end, protection)),
+        }
+    }
+    runs.into_iter().try_for_each(|(start, end, protection)| {
+        host_map(start, end - start, protection, libc::MAP_PRIVATE, image, start)
+    })
 }
 
 /// Makes shared anonymous memory with what the image has of it.
