@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::waiting::Until;
+use crate::clock::{self, Reading};
 use crate::errno::SysResult;
 use crate::process::{Process, Thread};
 use crate::signals::frame::{FIXED_FLAGS, USER_FLAGS};
 use crate::signals::{self, Actions, AltStack, host};
 use crate::sys::calls::{self, Arg};
-use crate::vm::layout::{WARM_LIST, WARMER};
+use crate::vm::layout::{SYSCALL_PORT, WARM_LIST, WARMER};
 use crate::vm::low;
 use crate::vm::vcpu::{Exit, Extended, Registers, Vcpu};
 use crate::{sys, syscalls};
@@ -178,7 +179,7 @@ impl Task {
     }
 
     /// Lets the guest's own CPU touch the working set of a call, laid out by `Space::lay_warmer`, so that KVM knows each page
-    /// before the call comes. The thread stands where it stood, whatever happens on the way.
+    /// before the call comes. The thread stands where it stood, whatever happens on the way. The clocks begin by what it reads at the end.
     pub fn warm(&mut self, pages: u64) {
         self.vcpu.set_registers(Registers {
             rip: WARMER,
@@ -187,9 +188,16 @@ impl Task {
             rflags: FIXED_FLAGS,
             ..Registers::default()
         });
-        while matches!(self.vcpu.run(), Exit::Interrupted) {
-            self.vcpu.set_immediate_exit(false);
-        }
+        let reading = Reading::take(|| {
+            loop {
+                match self.vcpu.run() {
+                    Exit::Interrupted => self.vcpu.set_immediate_exit(false),
+                    Exit::Port(SYSCALL_PORT) => return Some(self.vcpu.told_counter()),
+                    _ => return None,
+                }
+            }
+        });
+        clock::begin_with(&self.vcpu, &reading);
         let rip = self.vcpu.registers().rip;
         if low::in_stub(rip).is_some() {
             // At its system call, or at a fault: either way before an `iretq`.
@@ -236,7 +244,7 @@ impl Task {
                 self.come_to_rest();
             }
             self.settled = true;
-            crate::clock::keep_fresh();
+            clock::keep_fresh();
             let exit = self.vcpu.run();
             self.process.ledger.exits.fetch_add(1, Ordering::Relaxed);
             match exit {

@@ -216,18 +216,45 @@ fn scale(ticks: u64, rate: u64) -> i64 {
 ///
 /// Preconditions: the vCPU has not run and its registers are not set yet.
 pub fn begin(vcpu: &mut Vcpu) {
+    if line().usable {
+        let reading = Reading::take(|| vcpu.counter());
+        begin_with(vcpu, &reading);
+    } else {
+        begin_with(vcpu, &Reading::default());
+    }
+}
+
+/// What a vCPU's counter said, and what the host's said before and after.
+#[derive(Default)]
+pub struct Reading {
+    before: u64,
+    inside: Option<u64>,
+    after: u64,
+}
+
+impl Reading {
+    pub fn take(read: impl FnOnce() -> Option<u64>) -> Self {
+        let before = ticks();
+        let inside = read();
+        Self {
+            before,
+            inside,
+            after: ticks(),
+        }
+    }
+}
+
+/// As `begin`, with a reading of its counter.
+pub fn begin_with(vcpu: &Vcpu, reading: &Reading) {
     let mut line = line();
     line.start = Moment::default();
     FRESH_TICKS.store(u64::MAX, Ordering::Relaxed);
     if !line.usable {
         return;
     }
-    let before = ticks();
-    let inside = vcpu.counter();
-    let after = ticks();
     let kilohertz = vcpu.counter_kilohertz().filter(|kilohertz| *kilohertz > 0);
-    match (inside, kilohertz) {
-        (Some(inside), Some(kilohertz)) if (before..=after).contains(&inside) => {
+    match (reading.inside, kilohertz) {
+        (Some(inside), Some(kilohertz)) if (reading.before..=reading.after).contains(&inside) => {
             line.nominal = (1_000_000 << 32) / kilohertz;
             FRESH_TICKS.store(FRESH * kilohertz / 1_000_000, Ordering::Relaxed);
             line.draw();

@@ -110,7 +110,11 @@ fn run_clone(
         Err(why) => setup.fail(&format!("a clone could not be made: {why}")),
     };
     process.resting.store(true, Ordering::Release);
-    let mut main = match first_thread(&process, snapshot) {
+    let laid = set
+        .filter(|_| remaining.options.clones.warmth == Warmth::Touched)
+        .filter(|_| snapshot.threads.iter().any(|state| state.main))
+        .and_then(|set| process.lock_space().lay_warmer(set).ok());
+    let mut main = match first_thread(&process, snapshot, laid.is_some()) {
         Ok(main) => main,
         Err(why) => setup.fail(&why),
     };
@@ -122,11 +126,10 @@ fn run_clone(
     if let Err(errno) = process.watch_dormant() {
         setup.fail(&format!("a thread: {errno}"));
     }
-    if let Some(set) = set
-        && remaining.options.clones.warmth == Warmth::Touched
-        && let Some(task) = &mut main
-    {
-        warm(&process, task, set);
+    if let (Some(pages), Some(task)) = (laid, &mut main) {
+        task.warm(pages);
+        // Fails like the laying out: for want of memory for tables, which are there.
+        let _ = process.lock_space().clear_warmer(pages);
     }
     match made {
         Made::Warm(_) => await_call(&process, &setup, &remaining, pipes, call),
@@ -153,10 +156,16 @@ fn run_clone(
     }
 }
 
-/// The first vCPU, with the main thread if the program still has it.
-fn first_thread(process: &Arc<Process>, snapshot: &Snapshot) -> Result<Option<Task>, String> {
+/// The first vCPU, with the main thread if the program still has it. One that will be warmed begins the clocks then.
+fn first_thread(
+    process: &Arc<Process>,
+    snapshot: &Snapshot,
+    warmed: bool,
+) -> Result<Option<Task>, String> {
     let mut vcpu = process.take_vcpu().map_err(|errno| format!("vCPU: {errno}"))?;
-    clock::begin(&mut vcpu);
+    if !warmed {
+        clock::begin(&mut vcpu);
+    }
     let Some(state) = snapshot.threads.iter().find(|state| state.main) else {
         process.give_vcpu(vcpu);
         return Ok(None);
@@ -200,16 +209,6 @@ fn other_thread(
         task.finish();
     });
     spawned.map(|_| ()).map_err(|error| format!("a thread: {error}"))
-}
-
-/// Lets the guest touch what its call will.
-fn warm(process: &Process, task: &mut Task, set: &WorkingSet) {
-    let laid = process.lock_space().lay_warmer(set);
-    if let Ok(pages) = laid {
-        task.warm(pages);
-        // Fails like the laying out: for want of memory for tables, which are there.
-        let _ = process.lock_space().clear_warmer(pages);
-    }
 }
 
 /// In place of a call.

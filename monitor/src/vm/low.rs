@@ -21,8 +21,9 @@ const IRETQ: [u8; 2] = [0x48, 0xcf];
 const RDTSC: [u8; 2] = [0x0f, 0x31];
 pub const COUNTER: u64 = HANDLERS + 32 * 16;
 
-/// Touches each page of the list at rsi, of rcx words: by a read, or where the word is odd by a write of nothing. Then a system call.
-const WARM_LOOP: [u8; 26] = [
+/// Touches each page of the list at rsi, of rcx words: by a read, or where the word is odd by a write of nothing. Then a system call, with the
+/// counter in rdx and rax.
+const WARM_LOOP: [u8; 28] = [
     0x48, 0x8b, 0x06, // mov rax, [rsi]
     0x48, 0x83, 0xc6, 0x08, // add rsi, 8
     0xa8, 0x01, // test al, 1
@@ -32,6 +33,7 @@ const WARM_LOOP: [u8; 26] = [
     0xf0, 0x80, 0x48, 0xff, 0x00, // write: lock or byte [rax - 1], 0
     0xff, 0xc9, // next: dec ecx
     0x75, 0xe8, // jnz the beginning
+    0x0f, 0x31, // rdtsc
     0x0f, 0x05, // syscall
 ];
 

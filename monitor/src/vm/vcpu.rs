@@ -148,8 +148,13 @@ impl Vcpu {
         let Exit::Port(SYSCALL_PORT) = self.run() else {
             return None;
         };
+        Some(self.told_counter())
+    }
+
+    /// The counter, which has just been read in this vCPU.
+    pub fn told_counter(&self) -> u64 {
         let registers = self.registers();
-        Some(registers.rdx << 32 | registers.rax & 0xffff_ffff)
+        registers.rdx << 32 | registers.rax & 0xffff_ffff
     }
 
     /// How fast it counts.
