@@ -157,11 +157,7 @@ fn run_clone(
 }
 
 /// The first vCPU, with the main thread if the program still has it. One that will be warmed begins the clocks then.
-fn first_thread(
-    process: &Arc<Process>,
-    snapshot: &Snapshot,
-    warmed: bool,
-) -> Result<Option<Task>, String> {
+fn first_thread(process: &Arc<Process>, snapshot: &Snapshot, warmed: bool) -> Result<Option<Task>, String> {
     let mut vcpu = process.take_vcpu().map_err(|errno| format!("vCPU: {errno}"))?;
     if !warmed {
         clock::begin(&mut vcpu);
