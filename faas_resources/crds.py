@@ -53,11 +53,13 @@ _DEFINITIONS = (
 
 
 def files() -> dict[str, str]:
-    """Every CRD file's name and text."""
-    return {
+    """Every CRD file's name and text, and the one that names them all, for `kubectl apply -k`."""
+    made = {
         f"{definition.model.PLURAL}.{GROUP}.yaml": _HEADER + dump_manifests([_custom_resource_definition(definition)])
         for definition in _DEFINITIONS
     }
+    together = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": sorted(made)}
+    return {**made, "kustomization.yaml": _HEADER + dump_manifests([together])}
 
 
 def _custom_resource_definition(definition: _Definition) -> dict[str, Any]:

@@ -43,9 +43,7 @@ class PartMissing(Exception):
 
 def parts(names: Sequence[str] = API_SERVER) -> Path:
     """The directory that holds these parts, after building those that are missing. Raises PartMissing."""
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if go is None:
-        raise PartMissing("Go 1.24 or newer is needed to build kube-apiserver for the tests: install it, then run this again")
+    go = _the_go()
     directory = _cache() / _key(go)
     if not _missing(directory, names):
         return directory
@@ -54,6 +52,20 @@ def parts(names: Sequence[str] = API_SERVER) -> Path:
         for name in _missing(directory, names):
             _build(go, name, directory)
     return directory
+
+
+def module(name: str, version: str) -> Path:
+    """The directory of a Go module's files, after fetching it. Raises PartMissing."""
+    with tempfile.TemporaryDirectory() as work:
+        found = json.loads(_go(_the_go(), Path(work), "mod", "download", "-json", f"{name}@{version}"))
+    return Path(found["Dir"])
+
+
+def _the_go() -> str:
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if go is None:
+        raise PartMissing("Go 1.24 or newer is needed to build kube-apiserver for the tests: install it, then run this again")
+    return go
 
 
 def _cache() -> Path:

@@ -41,8 +41,8 @@ def _on_cluster(item: pytest.Item) -> bool:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A real API server with the CRDs, for the whole session."""
     with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
-        running.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        running.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(ROOT / "crds"))
+        running.kubectl("apply", "--server-side", "-k", str(ROOT / "crds"))
+        running.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
         yield running
 
 

@@ -28,6 +28,10 @@ class StoreChoice(BaseModel):
         default_factory=socket.gethostname,
         description="Name under which this node reports in a cluster; both planes of a node have the same. Default: the host's name.",
     )
+    system_namespace: Annotated[str, Field(min_length=1, max_length=63)] = Field(
+        "mayfly-system",
+        description="Namespace of a cluster in which each node says by a lease that it is there: the one that Mayfly runs in.",
+    )
 
 
 @asynccontextmanager

@@ -293,7 +293,7 @@ class Gadget(Image):
 
 
 async def test_row_19_crd_absent(cluster: Cluster, on_cluster: KubernetesStore) -> None:
-    with pytest.raises(StoreFailed, match=r"does not know gadgets\.build\.kontain\.app: kubectl apply -f crds/"):
+    with pytest.raises(StoreFailed, match=r"does not know gadgets\.build\.kontain\.app: kubectl apply -k crds/"):
         await on_cluster.list(Gadget)
     events = on_cluster.watch(Gadget)
     synced = asyncio.ensure_future(anext(events))

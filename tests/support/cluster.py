@@ -176,7 +176,7 @@ class Cluster:
             f"--service-account-key-file={self._signing_key}", f"--service-account-signing-key-file={self._signing_key}",
             f"--service-account-issuer={_ISSUER}", "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
-            "--endpoint-reconciler-type=none",
+            "--endpoint-reconciler-type=none", "--allow-privileged=true",
         ]  # fmt: skip
 
     def _run(self, name: str, options: list[str]) -> subprocess.Popen[bytes]:

@@ -195,7 +195,7 @@ def _meaning(error: ApiFailed, kind: type[Resource], namespace: str, name: str) 
         case 404 if error.details:
             return StoreFailed(f"{error}: make the namespace {namespace} first")
         case 404:
-            return StoreFailed(f"the cluster does not know {kind.PLURAL}.{kind.API_VERSION.partition('/')[0]}: kubectl apply -f crds/")
+            return StoreFailed(f"the cluster does not know {kind.PLURAL}.{kind.API_VERSION.partition('/')[0]}: kubectl apply -k crds/")
         case 409:
             return Conflict(str(error))
         case 400 | 422:

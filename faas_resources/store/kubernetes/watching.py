@@ -185,6 +185,6 @@ def _advised(error: StoreFailed, kind: type[Resource]) -> str:
         case 403:
             return f"{error}; the service account needs get, list and watch on {kind.PLURAL} (k8s/ has the role)"
         case 404:
-            return f"{error}; the cluster does not know {kind.PLURAL}: kubectl apply -f crds/"
+            return f"{error}; the cluster does not know {kind.PLURAL}: kubectl apply -k crds/"
         case _:
             return str(error)
