@@ -30,7 +30,7 @@ def test_every_plane_says_that_it_is_typed(root: Path) -> None:
 
 def test_the_crds_have_a_package_to_live_in(root: Path, project: dict[str, Any]) -> None:
     directory = root / project["tool"]["setuptools"]["package-dir"][CRDS]
-    assert [path.name for path in directory.glob("*.yaml")] == ["images.build.kontain.app.yaml"]
+    assert {path.name for path in directory.glob("*.yaml")} == {"images.build.kontain.app.yaml", "kustomization.yaml"}
 
 
 def test_the_console_script_names_a_function(project: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ ALLOWED = {
 
 @pytest.fixture(scope="module")
 def version() -> Any:
-    (text,) = files().values()
+    text = files()["images.build.kontain.app.yaml"]
     (found,) = yaml.safe_load(text)["spec"]["versions"]
     return found
 
@@ -49,10 +49,15 @@ def test_files_are_what_the_models_say() -> None:
     assert {path.name: path.read_text() for path in DIRECTORY.glob("*.yaml")} == files()
 
 
+def test_kustomization_names_every_crd() -> None:
+    made = files()
+    assert yaml.safe_load(made.pop("kustomization.yaml"))["resources"] == sorted(made)
+
+
 def test_drift_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--output", str(tmp_path)]) == 0
     assert main(["--output", str(tmp_path), "--check"]) == 0
-    (path,) = tmp_path.iterdir()
+    path = tmp_path / "images.build.kontain.app.yaml"
     path.write_text(path.read_text().replace("60s", "61s"))
     (tmp_path / "left-over.yaml").write_text("")
     assert main(["--output", str(tmp_path), "--check"]) == 1
