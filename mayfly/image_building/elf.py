@@ -119,7 +119,13 @@ class Closure:
 
 
 def closure(roots: Iterable[Path]) -> Closure:
-    """Everything that the dynamic loader would bring in for `roots`, which are ELF files."""
+    """Everything that the dynamic loader would bring in for `roots`, which are ELF files.
+
+    A library that is one of the roots is never missing: what asks for it by name alone is loaded by a file that has a search path (wheels
+    have such libraries).
+    """
+    roots = list(roots)
+    present = {path.name for path in roots}
     interpreter: str | None = None
     libraries: dict[str, Path] = {}
     missing: dict[str, Path] = {}
@@ -134,6 +140,8 @@ def closure(roots: Iterable[Path]) -> Closure:
             if name in libraries or name in missing or _is_loader(name):
                 continue
             found = _find(name, (*search, *system))
+            if found is None and name in present:
+                continue
             if found is None:
                 missing[name] = elf.path
             else:

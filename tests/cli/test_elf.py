@@ -55,6 +55,16 @@ def test_a_library_is_found_beside_the_program(tmp_path: Path) -> None:
     assert libraries["libinner.so"].resolve() == inner
 
 
+def test_a_library_that_comes_along_is_not_missing_for_one_that_has_no_search_path(tmp_path: Path) -> None:
+    # As wheels have them: the module knows where its libraries are, and they know each other by name alone.
+    inner = compiled(tmp_path / "lib" / "libinner-1.so", "int inner(void) { return 1; }", "-shared", "-fPIC", "-Wl,-soname,libinner-1.so")
+    source = "int inner(void); int outer(void) { return inner(); }"
+    outer = compiled(tmp_path / "lib" / "libouter-1.so", source, "-shared", "-fPIC", str(inner), "-Wl,-soname,libouter-1.so")
+    renamed = outer.rename(tmp_path / "libouter-1.so")
+    assert elf.closure([renamed, inner]).missing == {}
+    assert elf.closure([renamed]).missing == {"libinner-1.so": renamed}
+
+
 def test_a_missing_library_is_named_with_who_wants_it(tmp_path: Path) -> None:
     library = compiled(tmp_path / "libgone.so", "int gone(void) { return 1; }", "-shared", "-fPIC", "-Wl,-soname,libgone.so.7")
     program = compiled(tmp_path / "program", "int gone(void); int main(void) { return gone(); }", str(library))
