@@ -87,12 +87,18 @@ class Call:
     instance: str | None = None
     tries: int = 0
     waited: float = 0.0
+    connected: float | None = None  # to an instance's socket, and the request is written
+    greeted: float | None = None  # the instance runs
     first_byte: float | None = None  # the answer has begun
     answered: bool = False  # and is through
     status: int = 0
     error: str | None = None
     request_bytes: int = 0
     response_bytes: int = 0
+
+    def since(self, moment: float | None) -> float | None:
+        """Seconds from its beginning to a moment that may not have come."""
+        return None if moment is None else moment - self.began
 
     def elapsed(self) -> float:
         """Seconds since it began."""
@@ -218,6 +224,7 @@ class Calls:
             return await self._answer(call, revision, instance, head)
         finally:
             call.instance = instance.id
+            call.connected, call.greeted = call.since(instance.connected_at), call.since(instance.greeted_at)
             instance.close()
             revision.leave()
             if upload is not None:
@@ -406,7 +413,9 @@ class Calls:
             "error": call.error,
             "tries": call.tries + 1,
             "waited_us": int(call.waited * 1e6),
-            "first_byte_us": None if call.first_byte is None else int(call.first_byte * 1e6),
+            "connected_us": _microseconds(call.connected),
+            "greeted_us": _microseconds(call.greeted),
+            "first_byte_us": _microseconds(call.first_byte),
             "total_us": int(seconds * 1e6),
             "request_bytes": call.request_bytes,
             "response_bytes": call.response_bytes,
@@ -418,6 +427,10 @@ def error_response(status: int, message: str, *, call: str | None = None) -> web
     """An answer of the server's own: `{"error": {"message", "call"?}}`."""
     error = {"message": message} if call is None else {"message": message, "call": call}
     return web.json_response({"error": error}, status=status)
+
+
+def _microseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1e6)
 
 
 def _cut(transport: asyncio.Transport | None) -> None:

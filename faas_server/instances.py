@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from collections import deque
 from typing import cast
 
@@ -46,6 +47,8 @@ class Instance(asyncio.Protocol):
         """`opening` is written at once; `bodiless`: the request is a HEAD; `streams`: more of the request will follow by `write`."""
         self.id: str | None = None
         self.whole = False
+        self.connected_at: float | None = None  # when it was, by time.perf_counter
+        self.greeted_at: float | None = None
         self._loop = loop
         self._opening = opening
         self._bodiless = bodiless
@@ -141,6 +144,7 @@ class Instance(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.connected_at = time.perf_counter()
         if not self._one_write:
             self._spare = os.dup(transport.get_extra_info("socket").fileno())
         self._transport.write(self._opening)
@@ -216,6 +220,7 @@ class Instance(asyncio.Protocol):
             self.fail(BrokenPromise("the instance's greeting is malformed"))
             return
         self.id = match[1].decode()
+        self.greeted_at = time.perf_counter()
         rest = self._greeting[GREETING_BYTES:]
         self._greeting = b""
         if self._greeted is not None and not self._greeted.done():

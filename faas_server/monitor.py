@@ -147,6 +147,7 @@ class Ended(Event):
     parked_us: Count = 0
     run_us: Count = 0
     cpu_us: Count = 0
+    guest_us: Count = 0
     exits: Count = 0
     syscalls: Count = 0
     pages: Count = 0

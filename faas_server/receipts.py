@@ -122,5 +122,7 @@ async def _within(seconds: float, halves: _Halves) -> None:
 
 
 def _merged(server: Record, ended: Ended | None) -> dict[str, Any]:
-    """One receipt; `monitor` is null where the monitor said nothing."""
-    return {**server, "monitor": None if ended is None else ended.receipt()}
+    """One receipt; `monitor` is null where the monitor said nothing. `gone_us`: from the call's beginning to the instance's end."""
+    if ended is None:
+        return {**server, "monitor": None}
+    return {**server, "gone_us": max(0, int((ended.time - server["time"]) * 1e6)), "monitor": ended.receipt()}

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import typer
 
-from mayfly import rendering
+from mayfly import rendering, timeline
 from mayfly.client import Answer, Body, Call, Client, message_of
 from mayfly.commands.options import Data, Namespace, Server, image_names
 from mayfly.errors import CallFailed, MayflyError, NotFound
@@ -210,6 +210,7 @@ def _log_line(line: dict[str, Any], *, prefix: bool) -> str:
 
 def receipt(
     identity: Annotated[str, typer.Argument(metavar="CALL", help="The X-Call-Id of the answer.")],
+    time: Annotated[bool, typer.Option("--time", help="Draw where the call's time went.")] = False,
     output: Output = Style.TEXT,
     server: Server = None,
     data: Data = None,
@@ -218,8 +219,19 @@ def receipt(
     document = Client(server_url(server, data_directory(data))).get_json(f"/receipts/{quote(identity, safe='')}")
     if output is Style.JSON:
         rendering.print_json(document)
+    elif time:
+        _print_time(identity, document)
     else:
         rendering.print_fields(_receipt_fields(document))
+
+
+def _print_time(identity: str, document: dict[str, Any]) -> None:
+    parts = timeline.spans(document)
+    if not parts:
+        raise MayflyError(f"{identity}: the call reached no instance", hint=f"`mayfly receipt {identity}` says what became of it.")
+    for line in timeline.picture(parts):
+        rendering.print_line(line)
+    rendering.print_note(f"the caller's answer was through after {document['total_us'] / 1000:.3f} ms")
 
 
 def _receipt_fields(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::control::Cause;
 use crate::errno::{Errno, from_libc};
@@ -43,6 +44,8 @@ struct Used {
 #[repr(C)]
 pub struct Ledger {
     pub exits: AtomicU64,
+    /// Nanoseconds for which the guest ran, of all its threads: up to the exits that are counted.
+    pub guest: AtomicU64,
     pub syscalls: AtomicU64,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
@@ -70,6 +73,13 @@ const _: () = assert!(size_of::<Ledger>() <= SIZE);
 const RUNNING: i64 = i64::MIN;
 
 impl Ledger {
+    /// The guest has left its virtual machine, after it ran for so long.
+    pub fn count_exit(&self, ran: Duration) {
+        let nanoseconds = u64::try_from(ran.as_nanos()).unwrap_or(u64::MAX);
+        self.exits.fetch_add(1, Ordering::Relaxed);
+        self.guest.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
     /// A zeroed ledger, and the memory file behind it, whose size cannot be changed. The ledger lives as long as the process, or
     /// until `free`.
     pub fn allocate() -> Result<(&'static Self, OwnedFd), Errno> {

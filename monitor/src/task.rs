@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -245,8 +246,9 @@ impl Task {
             }
             self.settled = true;
             clock::keep_fresh();
+            let entered = Instant::now();
             let exit = self.vcpu.run();
-            self.process.ledger.exits.fetch_add(1, Ordering::Relaxed);
+            self.process.ledger.count_exit(entered.elapsed());
             match exit {
                 Exit::Port(port) => self.port(port),
                 Exit::Interrupted => self.interrupted(),
