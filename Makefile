@@ -5,7 +5,7 @@
 #   make check   formatting, lint, types, layers, generated files, fast tests: under a minute
 #   make fuzz    the fuzzers of the monitor, half an hour each (FUZZ_SECONDS=1800)
 #   make languages  docs/languages.md: unmodified programs of many languages, 200 calls each; packages come from their registries
-#   make bench   the first figure: latency and CPU beside a warm process that is reused
+#   make bench   every contender beside every other, about 15 minutes; docs/performance.md is made of it. make bench-quick: 2 minutes
 #   make build   leaves mayfly and mayfly-monitor in .venv/bin
 #   make up      build, then serve from the user's data directory
 #   make lint / make fmt / make wheel / make clean
@@ -31,7 +31,7 @@ SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync
 TWO_WORKERS := -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove languages fuzz bench check rust lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
+.PHONY: help demo test prove languages fuzz bench bench-quick check rust lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -113,9 +113,17 @@ fmt: $(VENV)/.dev
 
 build: packages $(VENV)/.runtime $(BIN)/mayfly-monitor
 
-# The first figure: a fresh virtual machine a call, beside a warm process that is reused.
-bench: build
-	$(BIN)/python -m bench.first_figure
+# On a machine that does nothing else. Node and Go are measured where they are installed.
+BENCH_PACKAGES := crun runc runsc skopeo docker-registry
+BENCH_PYTHON   := .[bench]
+
+bench bench-quick: build $(VENV)/.bench
+	@scripts/system-packages $(BENCH_PACKAGES)
+	$(BIN)/python -m bench --mode $(if $(findstring quick,$@),quick,full)
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '$(BENCH_PYTHON)'
+	@touch $@
 
 up: build
 	$(BIN)/mayfly up
@@ -149,7 +157,7 @@ $(VENV)/.runtime: pyproject.toml | rust $(VENV)/bin/pip
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.runtime
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@
 
 # Renamed into place: a monitor that runs keeps its file.
