@@ -5,7 +5,7 @@ sum follows from the entries alone, so nodes that report one after the other nev
 
 A condition is as the node says that is worst off: one False is False, else one Unknown (or a node that says nothing) is Unknown, else it is
 True, with the words of a node that is still updating as long as there is one. Digest, revision and message are those of the same node, so
-that they fit together.
+that they fit together. A node that is not heard of any more is shown, and does not count.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from faas_resources.conditions import Condition, ImageStatus, NodeStatus, Progress, StatusPatch, Truth, merged
+from faas_resources.conditions import Condition, ConditionReport, ImageStatus, NodeStatus, Progress, StatusPatch, Truth, merged
 
 _BADNESS = {Truth.FALSE: 0, Truth.UNKNOWN: 1, Truth.TRUE: 2}
+_LOST = "NodeLost"
 _ON_THE_WAY = "Updating"  # the reason of what is true of the revision before, and not yet of the one that is wanted
 _MESSAGE_MAX = 4096  # of a node: a thousand entries of the longest that Kubernetes takes would fit into no object
 
@@ -35,11 +36,31 @@ def reported(status: ImageStatus, node: str, patch: StatusPatch, now: datetime |
     return _summed(status, [entries[name] for name in sorted(entries)], now)
 
 
+def lost(status: ImageStatus, node: str) -> StatusPatch | None:
+    """What is to be said in the place of a node that is not heard of any more; None if it has said nothing of this."""
+    if not any(entry.name == node for entry in status.nodes):
+        return None
+    text = f"node {node} has not been heard of; what it said last may be no more"
+    report = ConditionReport(type="Ready", status=Truth.UNKNOWN, reason=_LOST, message=text)
+    return StatusPatch(conditions=(report,))
+
+
+def without(status: ImageStatus, node: str, now: datetime | None = None) -> ImageStatus:
+    """The status when that node is given up."""
+    entries = [entry for entry in status.nodes if entry.name != node]
+    return _summed(status, entries, (now or datetime.now(UTC)).replace(microsecond=0)) if entries else ImageStatus()
+
+
 def _summed(before: ImageStatus, entries: Sequence[NodeStatus], now: datetime) -> ImageStatus:
-    worst = min(entries, key=_standing)
-    types = list(dict.fromkeys(condition.type for entry in entries for condition in entry.conditions))
-    conditions = tuple(_condition(type_, entries, before.condition(type_), now) for type_ in types)
-    return ImageStatus(**{**_progress(worst), "conditions": conditions, "nodes": tuple(entries)})
+    silent = [entry for entry in entries if any(condition.reason == _LOST for condition in entry.conditions)]
+    heard = [entry for entry in entries if entry not in silent] or entries
+    worst = min(heard, key=_standing)
+    types = list(dict.fromkeys(condition.type for entry in heard for condition in entry.conditions))
+    conditions = tuple(_condition(type_, heard, before.condition(type_), now) for type_ in types)
+    message = worst.message
+    if silent and heard is not entries:
+        message = f"{message or ''} (not heard of: {', '.join(entry.name for entry in silent)})".strip()
+    return ImageStatus(**{**_progress(worst), "message": message, "conditions": conditions, "nodes": tuple(entries)})
 
 
 def _standing(entry: NodeStatus) -> tuple[int, list[int], str]:

@@ -81,6 +81,7 @@ async def serving(settings: Settings) -> AsyncIterator[Server]:
         wanted = Wanted(settings.fetch_timeout, settings.calls_waiting)
         metrics, receipts, logs, reporter = Metrics(), Receipts(records), Logs(records), Reporter(resources, wanted.told)
         await stack.enter_async_context(_running(reporter.run(), "reporting", broken))
+        await stack.enter_async_context(_running(resources.attend(), "attending", broken))
         await stack.enter_async_context(_running(_expire(receipts), "receipts", broken))
         fleet = Fleet(settings, reporter, receipts, logs, metrics)
         stack.push_async_callback(fleet.close, _MONITORS_S)

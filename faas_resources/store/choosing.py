@@ -32,6 +32,9 @@ class StoreChoice(BaseModel):
         "mayfly-system",
         description="Namespace of a cluster in which each node says by a lease that it is there: the one that Mayfly runs in.",
     )
+    node_timeout: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="Seconds of silence after which a node of a cluster is shown as lost. 60: three of its signs may fail."
+    )
 
 
 @asynccontextmanager
@@ -40,7 +43,12 @@ async def opened(choice: StoreChoice, data: Path) -> AsyncIterator[Store]:
     if choice.store == "directory":
         yield DirectoryStore(data)
         return
-    from faas_resources.store.kubernetes import KubernetesStore  # costs a third of a second and 55 MB, which a single node has not to pay
+    # Costs a third of a second and 55 MB, which a single node has not to pay.
+    from faas_resources.store.kubernetes import KubernetesStore, Pace
 
-    async with KubernetesStore(kubeconfig=choice.kubeconfig, context=choice.context, node=choice.node) as store:
+    pace = Pace(lost=choice.node_timeout, renew=choice.node_timeout / 4)
+    store = KubernetesStore(
+        kubeconfig=choice.kubeconfig, context=choice.context, node=choice.node, system=choice.system_namespace, pace=pace
+    )
+    async with store:
         yield store

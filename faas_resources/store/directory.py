@@ -69,6 +69,10 @@ class DirectoryStore:
     async def delete(self, kind: type[R], namespace: str, name: str) -> None:
         await asyncio.to_thread(self._tree.delete, kind, (namespace, name))
 
+    async def attend(self) -> None:
+        """There is one node, and nobody else to see it."""
+        await asyncio.Event().wait()
+
     async def patch_status(self, kind: type[R], namespace: str, name: str, patch: StatusPatch, *, uid: str | None = None) -> R:
         return await asyncio.to_thread(self._tree.patch_status, kind, (namespace, name), patch, uid)
 

@@ -78,3 +78,7 @@ class Store(Protocol):
     async def patch_status(self, kind: type[R], namespace: str, name: str, patch: StatusPatch, *, uid: str | None = None) -> R:
         """Merges `patch` into the status; NotFound if the resource is gone, or is not the one of that `uid` any more."""
         ...
+
+    async def attend(self) -> None:
+        """Says that this node is there, for as long as this runs, and of the others which are not. Never ends by itself."""
+        ...

@@ -98,8 +98,8 @@ def test_each_plane_has_an_identity_of_its_own(rendered: Render, overlay: str) -
     assert identities == {"server": "server-identity", "downloader": "downloader-identity"}
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     kinds = {name: {key for source in volumes[name]["projected"]["sources"] for key in source} for name in identities.values()}
-    assert kinds == {"server-identity": {"secret"}, "downloader-identity": {"serviceAccountToken", "configMap", "downwardAPI"}}
-    assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("mayfly-downloader", False)
+    assert kinds == {"downloader-identity": {"secret"}, "server-identity": {"serviceAccountToken", "configMap", "downwardAPI"}}
+    assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("mayfly-server", False)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -9,14 +9,14 @@ import pytest
 from tests.k8s.conftest import Rendered
 from tests.support.cluster import Cluster
 
-SERVER = {("images.build.kontain.app", "get list watch"), ("images.build.kontain.app/status", "patch")}
+IMAGES = {("images.build.kontain.app", "get list watch"), ("images.build.kontain.app/status", "patch")}
 LEASES = {("leases.coordination.k8s.io", "create delete get list update")}
 EVERYWHERE = {
-    "mayfly-system:mayfly-server": SERVER,
-    "mayfly-system:mayfly-downloader": SERVER,
+    "mayfly-system:mayfly-server": IMAGES,
+    "mayfly-system:mayfly-downloader": IMAGES,
     "mayfly-labels:labeller": {("nodes", "patch")},
 }
-IN_THE_SYSTEM = {**EVERYWHERE, "mayfly-system:mayfly-downloader": SERVER | LEASES}
+IN_THE_SYSTEM = {**EVERYWHERE, "mayfly-system:mayfly-server": IMAGES | LEASES}
 
 
 @pytest.fixture(scope="module")

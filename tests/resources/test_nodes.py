@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
 from faas_resources import ConditionReport, ImageStatus, StatusPatch, Truth
-from faas_resources.nodes import on_node, reported
+from faas_resources.nodes import lost, on_node, reported, without
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -61,6 +61,31 @@ def test_a_node_that_is_still_updating_is_heard() -> None:
     found = reported(status, "b", ready(reason="Serving"), NOON).condition("Ready")
     assert found is not None
     assert found.reason == "Serving"
+
+
+def test_a_node_that_is_lost_is_shown_and_does_not_count() -> None:
+    status = ImageStatus()
+    for name in ("a", "b", "c"):
+        status = reported(status, name, ready(), NOON)
+    assert lost(status, "d") is None
+    said = lost(status, "b")
+    assert said is not None
+    status = reported(status, "b", said, NOON)
+    assert truth_of(status) is Truth.TRUE
+    assert truth_of(on_node(status, "b")) is Truth.UNKNOWN
+    assert status.message == "serves (not heard of: b)"
+    assert reported(status, "b", said, NOON) == status
+    back = reported(status, "b", ready(), NOON)
+    assert (truth_of(on_node(back, "b")), back.message) == (Truth.TRUE, "serves")
+    assert [entry.name for entry in without(status, "b", NOON).nodes] == ["a", "c"]
+    assert without(reported(ImageStatus(), "b", ready(), NOON), "b", NOON) == ImageStatus()
+
+
+def test_nodes_that_are_all_lost_say_what_they_said_last() -> None:
+    status = reported(ImageStatus(), "a", ready(), NOON)
+    said = lost(status, "a")
+    assert said is not None
+    assert truth_of(reported(status, "a", said, NOON)) is Truth.UNKNOWN
 
 
 def test_what_is_summed_up_is_of_the_node_that_lags_behind() -> None:

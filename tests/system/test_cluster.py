@@ -21,6 +21,7 @@ from tests.support.system import configured_node, image_of, size, variables
 
 pytestmark = pytest.mark.slow
 
+NODE_TIMEOUT = 4.0  # seconds; each node says four times as often that it is there
 RESTARTS = size("API_RESTARTS", 1)  # 20 for the full proof
 
 
@@ -28,14 +29,20 @@ RESTARTS = size("API_RESTARTS", 1)  # 20 for the full proof
 def nodes(cluster: Cluster, root: Path, monitor: Path) -> Iterator[dict[str, Node]]:
     """Three nodes, each with a data directory and both planes of its own."""
     cluster.empty()
-    config = cluster.kubeconfig()
+    settings = {
+        "store": "kubernetes",
+        "kubeconfig": cluster.kubeconfig(),
+        "system_namespace": cluster.namespace(),
+        "node_timeout": NODE_TIMEOUT,
+        "poll_interval": 1,
+        "collect_interval": 0.5,
+    }
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mf-")))
         started = {}
         for name in ("n1", "n2", "n3"):
             (place / name).mkdir()
-            settings = {"store": "kubernetes", "kubeconfig": config, "node": name, "poll_interval": 1, "collect_interval": 0.5}
-            started[name] = stack.enter_context(configured_node(root, place / name, monitor, **settings))
+            started[name] = stack.enter_context(configured_node(root, place / name, monitor, **settings, node=name))
         yield started
 
 
@@ -138,3 +145,32 @@ def test_api_server_that_is_killed_and_back_fails_no_call(nodes: dict[str, Node]
     for load in loads:
         assert load.failures == []
     figure(f"{RESTARTS} restarts of the API server: all nodes converged within {slowest:.1f} s of its return")
+
+
+@pytest.mark.timeout(300)
+def test_a_node_that_is_killed_for_good_is_shown_as_lost_and_the_others_go_on(
+    nodes: dict[str, Node], functions: Functions, root: Path, place: Path, monitor: Path
+) -> None:
+    functions.apply(functions.push("a"))
+    until(lambda: functions.ready(1, *nodes), "readiness on every node")
+    fourth = Node(root, place, monitor)
+    fourth.environment.update({**next(iter(nodes.values())).environment, "MAYFLY_NODE": "n4", "MAYFLY_DATA": str(fourth.data)})
+    with ExitStack() as stack:
+        stack.callback(fourth.kill)
+        fourth.start()
+        until(lambda: functions.ready(1, *nodes, "n4"), "readiness on the new node")
+        assert call(fourth.url, functions.path).body == b"a 1 1"
+        loads = [stack.enter_context(Load(Target(node.url, functions.path), pause=0.05)) for node in nodes.values()]
+        fourth.kill()
+
+        def lost() -> bool:
+            status = functions.status()
+            entries = {entry["name"]: {each["type"]: each for each in entry["conditions"]}["Ready"] for entry in status["nodes"]}
+            told = {name: (entry["status"], entry["reason"]) for name, entry in entries.items()}
+            return told == {**dict.fromkeys(nodes, ("True", "Serving")), "n4": ("Unknown", "NodeLost")}
+
+        until(lost, "its entry to be stale")
+        assert functions.status()["message"].endswith("(not heard of: n4)")
+        assert functions.cluster.kubectl("wait", "--for=condition=Ready", "--timeout=30s", "-n", functions.place, "img/hello")
+    for load in loads:
+        assert load.failures == []

@@ -11,14 +11,16 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, Self, TypeVar
 
-from faas_resources.conditions import StatusPatch, merged
+from faas_resources.conditions import ImageStatus, StatusPatch, merged
 from faas_resources.errors import Conflict, InvalidResource, NotFound, Problem, ResourceError, StoreFailed
 from faas_resources.image import Image
 from faas_resources.manifests import dump_manifests, load_manifest
 from faas_resources.metadata import DEFAULT_NAMESPACE, Resource
-from faas_resources.nodes import reported
+from faas_resources.nodes import lost, reported, without
+from faas_resources.store.kubernetes.attending import Roll
 from faas_resources.store.kubernetes.connecting import MERGE_PATCH, Api, ApiFailed
 from faas_resources.store.kubernetes.pacing import Pace
 from faas_resources.store.kubernetes.reading import key_of, path_of, resource_of
@@ -38,10 +40,17 @@ class KubernetesStore:
     """Implements `store.port.Store`. Any number of processes may use one cluster. To be closed, or used as an async context."""
 
     def __init__(
-        self, *, kubeconfig: str | None = None, context: str | None = None, node: str | None = None, pace: Pace | None = None
+        self,
+        *,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        node: str | None = None,
+        system: str = "mayfly-system",
+        pace: Pace | None = None,
     ) -> None:
-        """`node` for its planes; without it statuses are those of the whole cluster."""
+        """`node` for its planes; without it statuses are those of the whole cluster. `system`: the namespace of the nodes' leases."""
         self._node = node
+        self._system = system
         self._api = Api(pace or Pace(), kubeconfig=kubeconfig, context=context)
 
     async def __aenter__(self) -> Self:
@@ -88,7 +97,23 @@ class KubernetesStore:
                 yield event
 
     async def patch_status(self, kind: type[R], namespace: str, name: str, patch: StatusPatch, *, uid: str | None = None) -> R:
-        return await self._race(lambda: self._patch_status(kind, namespace, name, patch, uid))
+        def changed(status: ImageStatus) -> ImageStatus:
+            return merged(status, patch) if self._node is None else reported(status, self._node, patch)
+
+        return await self._race(lambda: self._write_status(kind, namespace, name, changed, uid))
+
+    async def attend(self) -> None:
+        assert self._node is not None, "whoever attends is a node"
+
+        async def say_lost(node: str) -> None:
+            await self._change_statuses(
+                node, lambda status: status if (patch := lost(status, node)) is None else reported(status, node, patch)
+            )
+
+        async def give_up(node: str) -> None:
+            await self._change_statuses(node, lambda status: without(status, node))
+
+        await Roll(self._api, self._system, self._node).keep(say_lost, give_up)
 
     # What the operations are made of
 
@@ -155,24 +180,34 @@ class KubernetesStore:
         marks = (found.metadata.labels, found.metadata.annotations) == (resource.metadata.labels, annotations)
         return marks and getattr(found, "spec", None) == getattr(resource, "spec", None)
 
-    async def _patch_status(self, kind: type[R], namespace: str, name: str, patch: StatusPatch, uid: str | None) -> R:
+    async def _change_statuses(self, node: str, changed: Callable[[ImageStatus], ImageStatus]) -> None:
+        """Changes the status of every Image that the node has spoken of."""
+        items, _ = await list_raw(self._api, Image)
+        for raw in items:
+            namespace, name = key_of(raw)
+            if any(entry.get("name") == node for entry in (raw.get("status") or {}).get("nodes") or []):
+                with suppress(NotFound, InvalidResource):
+                    await self._race(partial(self._write_status, Image, namespace, name, changed, None))
+
+    async def _write_status(
+        self, kind: type[R], namespace: str, name: str, changed: Callable[[ImageStatus], ImageStatus], uid: str | None
+    ) -> R:
         stored = await self._raw(kind, namespace, name)
         metadata = stored.get("metadata") or {}
         if uid is not None and metadata.get("uid") != uid:
             raise NotFound(kind.KIND, namespace, name)
         resource = resource_of(kind, stored)
         assert isinstance(resource, Image)
-        node = self._node
-        status = merged(resource.status, patch) if node is None else reported(resource.status, node, patch)
+        status = changed(resource.status)
         if status == resource.status:
-            return resource_of(kind, stored, node)
+            return resource_of(kind, stored, self._node)
         # A merge patch leaves alone what another version of us says in a status; null takes a field away.
         body = {
             "metadata": {"resourceVersion": metadata.get("resourceVersion"), "uid": metadata.get("uid")},
             "status": status.model_dump(mode="json", by_alias=True),
         }
         path = path_of(kind, namespace, name, status=True)
-        return resource_of(kind, await self._send(kind, namespace, name, "PATCH", path, body=body, media=MERGE_PATCH), node)
+        return resource_of(kind, await self._send(kind, namespace, name, "PATCH", path, body=body, media=MERGE_PATCH), self._node)
 
     async def _race(self, change: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
         """Makes a change until nobody was faster. `once`: whoever asked wants to hear of it instead."""

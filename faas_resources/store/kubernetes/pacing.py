@@ -17,6 +17,9 @@ class Pace:
     watch: float = 300.0  # after which a watch is begun anew, so that nodes spread over the API servers there are
     first: float = 0.25  # the first pause after a failure; each next one is twice as long
     longest: float = 3.0  # 100 nodes that all try again ask 90 times a second, and all are back 3 s after the API server is
+    renew: float = 15.0  # between two looks at which nodes are there: four renewals and four lists a minute
+    lost: float = 60.0  # of silence after which a node counts as lost; three renewals may fail
+    forget: float = 3600.0  # of silence after which a node is taken out of the statuses
     retry_after_max: float = 60.0  # that an API server may ask us to stay away
 
 
