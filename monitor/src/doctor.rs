@@ -418,7 +418,42 @@ fn hints() -> Vec<Hint> {
             advice: "a virtual machine's end waits for all processors: about a fifth of the calls a second on two of them (730 instead of 890); sudo sh -c 'echo 1 > /sys/kernel/rcu_expedited' (at the cost of idle processors)",
         });
     }
+    if let Some(value) = read("/proc/sys/kernel/sched_autogroup_enabled")
+        .filter(|value| value == "1" && !has_processor_group())
+    {
+        hints.push(Hint {
+            name: "sched_autogroup",
+            value,
+            advice: "each instance's session has a scheduling group of its own, so a greedy one does not yield to short calls, whose 99th percentile beside it is 3 times what it is alone instead of 2: run Mayfly in a cgroup with the controller cpu (a systemd service with CPUWeight=100, a pod), or sudo sysctl kernel.sched_autogroup_enabled=0",
+        });
+    }
     hints
+}
+
+/// Whether this process is in a cgroup with processor shares of its own: the root alone has no weight (version 2), or has a release agent
+/// (version 1).
+fn has_processor_group() -> bool {
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    groups.lines().any(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
+            return false;
+        };
+        let group = Path::new(group.trim_start_matches('/'));
+        if controllers.is_empty() {
+            return ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].iter().any(|root| {
+                let above = Path::new(root).join(group);
+                above
+                    .ancestors()
+                    .take_while(|path| path.starts_with(root))
+                    .any(|path| path.join("cpu.weight").exists())
+            });
+        }
+        let place = Path::new("/sys/fs/cgroup").join(controllers).join(group);
+        controllers.split(',').any(|name| name == "cpu")
+            && place.join("cpu.shares").exists()
+            && !place.join("release_agent").exists()
+    })
 }
 
 fn read(path: &str) -> Option<String> {

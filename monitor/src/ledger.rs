@@ -58,6 +58,8 @@ pub struct Ledger {
     listening: AtomicU32,
     message_length: AtomicU32,
     message: [AtomicU8; MESSAGE_MAX],
+    /// Whether its processes run at the lowest priority by the parent's doing.
+    yielding: AtomicBool,
     /// Whether `used` is kept: set before the fork, or never.
     counting: AtomicBool,
     used: [Used; COUNTED + 1],
@@ -121,6 +123,15 @@ impl Ledger {
     /// Counts from the call on; by this write its page is there then.
     pub fn begin(&self) {
         self.exits.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that the parent lowers the instance's priority.
+    pub fn set_yielding(&self) {
+        self.yielding.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_yielding(&self) -> bool {
+        self.yielding.load(Ordering::Relaxed)
     }
 
     /// Gives the page back.

@@ -137,6 +137,10 @@ impl Held<'_> {
         self.sockets.forked(parent);
         self.timers.forked();
         clock::forked();
+        if process.contained {
+            // Everybody may choose that.
+            let _ = crate::sys::processes::make_idle(0);
+        }
         if let Some(row) = row {
             self.space.share_account(&process.ledger.kin, row);
         }
@@ -205,6 +209,12 @@ pub struct Parts {
 }
 
 impl Process {
+    /// Whether it yields whatever it asks for: a child that a guest has made, or all of an instance that has computed
+    /// long.
+    pub fn yields(&self) -> bool {
+        self.contained && (!self.is_first() || self.ledger.is_yielding())
+    }
+
     pub fn new(mut parts: Parts) -> Self {
         if let Some(member) = &parts.member {
             parts.space.share_account(&parts.ledger.kin, member.row());

@@ -12,7 +12,7 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -280,7 +280,7 @@ def test_the_guest_is_told_its_limits(serve: Serve) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["/fork", "/malloc", f"/opens?{OPENS}", "/file?/tmp/file"])
 def test_a_neighbour_keeps_its_time(root: Path, tmp_path: Path, path: str, figure: Figure) -> None:
-    """Prints the neighbour's 99th percentile beside the greedy instance's; at full size it is held to 1.2 times what it was."""
+    """Prints the neighbour's 99th percentile alone and beside the greedy one. docs/decisions.md says what is reached and what keeps it."""
     (tmp_path / "greedy").mkdir()
     (tmp_path / "neighbour").mkdir()
     with serving(root, tmp_path / "greedy") as greedy, serving(root, tmp_path / "neighbour") as neighbour:
@@ -297,7 +297,39 @@ def test_a_neighbour_keeps_its_time(root: Path, tmp_path: Path, path: str, figur
     before, after = percentile(quiet), percentile(loud)
     figure(f"p99 {before * 1000:.1f} ms alone, {after * 1000:.1f} ms beside it ({after / before:.2f} times), {len(loud)} calls")
     if "MAYFLY_TEST_NEIGHBOUR_CALLS" in os.environ:
-        assert after <= 1.2 * before
+        # Four ticks of a kernel that preempts at ticks alone; without priorities it is more.
+        assert after <= before + 0.016
+
+
+def scheduled(pid: int) -> set[tuple[int, int]]:
+    """Policy and niceness of its threads; nothing if it has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+        return {(os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread)) for thread in threads}
+    return set()
+
+
+def wait_until(state: Callable[[], bool]) -> None:
+    """Until that is so; the test's time limit ends it."""
+    while not state():
+        time.sleep(0.005)
+
+
+def test_who_computes_long_yields_and_nobody_else(root: Path, tmp_path: Path) -> None:
+    # The calls end with `serve`, which ends first.
+    with concurrent.futures.ThreadPoolExecutor(3) as pool, serving(root, tmp_path, pool=2) as serve:
+        serve.wait_for("parked")
+
+        def process_of(call: str) -> int:
+            pool.submit(serve.call, call, path=f"/{call}", milliseconds=100_000)
+            instance = serve.wait_for("accepted", lambda event: event["call"] == call)["instance"]
+            return int(serve.wait_for("parked", lambda event: event["instance"] == instance)["pid"])
+
+        spinning, sleeping, forking = map(process_of, ("spin", "sleep", "fork"))
+        # The kernel's own thread of the virtual machine has the niceness alone.
+        wait_until(lambda: {(os.SCHED_IDLE, 19)} <= scheduled(spinning) <= {(os.SCHED_IDLE, 19), (os.SCHED_OTHER, 19)})
+        wait_until(lambda: any(policy == os.SCHED_IDLE for child in descendants(forking) for policy, _ in scheduled(child)))
+        assert scheduled(sleeping) == {(os.SCHED_OTHER, 0)}
 
 
 def timed(serve: Serve) -> float:

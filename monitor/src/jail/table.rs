@@ -591,7 +591,19 @@ pub const ROWS: &[Row] = &[
         "a thread changes itself alone; the next two likewise",
     ),
     row(libc::SYS_sched_setscheduler, Phases::GUEST, &[int(0, 0)], ""),
+    row(
+        libc::SYS_sched_setscheduler,
+        Phases::SERVE,
+        &[int(1, 5)],
+        "an instance that has computed long yields: SCHED_IDLE",
+    ),
     row(libc::SYS_setpriority, Phases::GUEST, &[int(0, 0), int(1, 0)], ""),
+    row(
+        libc::SYS_setpriority,
+        Phases::SERVE,
+        &[int(0, 1), int(2, 19)],
+        "the same, its other threads: the lowest for its group",
+    ),
     guest(
         libc::SYS_membarrier,
         "interrupts the CPUs that run this process, no others",

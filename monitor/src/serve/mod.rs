@@ -21,6 +21,7 @@ mod parent;
 mod pool;
 mod rehearsal;
 mod watching;
+mod yielding;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;

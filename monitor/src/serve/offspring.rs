@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::channel::Message;
 use super::parent::{Parent, Stop};
+use super::yielding::Look;
 use crate::bundle::Contract;
 use crate::control::{Cause, ControlStream, Event, InstanceId, LogLine, LogLines, Receipt, Stream, Text};
 use crate::jail;
@@ -19,6 +20,8 @@ pub(super) struct Call {
     pub(super) deadline: Instant,
     /// Our copy of the connection: tells when the caller goes, and carries a last word if the instance died silently.
     pub(super) connection: Option<OwnedFd>,
+    /// Until it has used enough processor time to yield.
+    pub(super) look: Option<Look>,
 }
 
 /// A child: an instance, or the boot.

@@ -18,6 +18,7 @@ use super::keeping::Keeper;
 use super::offspring::{Call, Child, send_lines};
 use super::orphans::Orphans;
 use super::watching::{Source, signal_descriptor, take_streams, unwatch, watch};
+use super::yielding::Look;
 use super::{Launch, Options, ServeError, World, host_error};
 use crate::bundle::Contract;
 use crate::control::{
@@ -297,6 +298,7 @@ impl Parent {
                 }
             }
             self.enforce();
+            self.make_way();
             if self.sweeping {
                 self.sweeping = self.kill_orphans();
             }
@@ -310,7 +312,7 @@ impl Parent {
         let due = self
             .children
             .values()
-            .filter_map(|child| child.due().map(|(at, _)| at))
+            .flat_map(|child| child.due().map(|(at, _)| at).into_iter().chain(child.look_at()))
             .chain(self.pause)
             .chain(self.held())
             .min();
@@ -372,6 +374,7 @@ impl Parent {
                         accepted,
                         deadline,
                         connection: Some(connection),
+                        look: Look::begin(child.pid, accepted),
                     });
                 }
                 Received::Message(message @ Message::Rehearsed { .. }, _) if child.rehearses => {

@@ -7,6 +7,9 @@ use std::os::fd::RawFd;
 use crate::errno::{Errno, from_libc};
 use crate::memory::HostStack;
 
+/// The niceness of what runs when nobody else wants to.
+const LOWEST: i32 = 19;
+
 /// fork(2), as it answers. The child has this thread alone: a lock that another one holds stays locked there.
 pub fn fork() -> libc::pid_t {
     // SAFETY: no preconditions; both go on from here, each with memory of its own.
@@ -99,6 +102,33 @@ pub fn reset_signal(signal: i32, ignored: bool) {
 pub fn set_file_mask(mask: libc::mode_t) -> libc::mode_t {
     // SAFETY: no pointers.
     unsafe { libc::umask(mask) }
+}
+
+/// Processor time that all threads of a process have used: clock_getcpuclockid(3), clock_gettime(2).
+pub fn processor_time(pid: libc::pid_t) -> Result<std::time::Duration, Errno> {
+    // The kernel's numbers for clocks of a process: the complement of its pid over three bits, of which 2 is the scheduler's count.
+    let [seconds, nanoseconds] = super::clock((!pid) << 3 | 2)?;
+    let whole = u64::try_from(seconds).map_err(|_| Errno::INVAL)?;
+    Ok(std::time::Duration::new(
+        whole,
+        u32::try_from(nanoseconds).map_err(|_| Errno::INVAL)?,
+    ))
+}
+
+/// The lowest priority, for all threads of all processes of a group: setpriority(2).
+pub fn lower_group(group: libc::pid_t) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    from_libc(unsafe { libc::setpriority(libc::PRIO_PGRP, group.cast_unsigned(), LOWEST) })?;
+    Ok(())
+}
+
+/// The policy of what makes way at once, and whose processor counts as free, for a thread (0 is the calling one) and all that it starts
+/// from then on: SCHED_IDLE of sched_setscheduler(2). Without a privilege there is no way back.
+pub fn make_idle(thread: libc::pid_t) -> Result<(), Errno> {
+    let priority = libc::sched_param { sched_priority: 0 };
+    // SAFETY: a live sched_param.
+    from_libc(unsafe { libc::sched_setscheduler(thread, libc::SCHED_IDLE, &raw const priority) })?;
+    Ok(())
 }
 
 /// getpgid(2).

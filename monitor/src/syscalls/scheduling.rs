@@ -195,7 +195,8 @@ fn choose(task: &Task, target: u64, policy: i32, priority: i32) -> SysResult {
         libc::SCHED_DEADLINE => return Err(Errno::PERM),
         _ => return Err(Errno::INVAL),
     }
-    if !takes_effect(task, target) {
+    // What yields goes on doing so.
+    if !takes_effect(task, target) || task.process.yields() {
         return Ok(0);
     }
     let policy = u64::from(policy.cast_unsigned());
@@ -329,7 +330,12 @@ fn renice(task: &Task, target: u64, nice: i32) -> SysResult {
     let nice = nice.clamp(-20, 19);
     let now = 20 - i32::try_from(niceness(task, target)?).map_err(|_| Errno::INVAL)?;
     if nice < now {
-        return Err(Errno::ACCES);
+        // What the monitor has lowered is not the program's mistake.
+        return if task.process.yields() {
+            Ok(0)
+        } else {
+            Err(Errno::ACCES)
+        };
     }
     if nice == now || !takes_effect(task, target) {
         return Ok(0);
