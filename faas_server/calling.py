@@ -408,6 +408,7 @@ class Calls:
             "snapshot": call.revision.snapshot,
             "instance": call.instance,
             "time": call.at,
+            "began_at": int(call.began * 1e6),
             "method": call.request.method,
             "status": call.status,
             "error": call.error,

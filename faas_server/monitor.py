@@ -130,6 +130,15 @@ class Log(Event):
     truncated: bool = False
 
 
+class Moments(BaseModel):
+    """When an instance had its call and when its answer began, by CLOCK_MONOTONIC; how long the guest ran in between. Microseconds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    taken_at: Count | None = None
+    answered_at: Count | None = None
+    guest_us: Count = 0
+
+
 class Ended(Event):
     """An instance's process is gone; the receipt."""
 
@@ -148,6 +157,7 @@ class Ended(Event):
     run_us: Count = 0
     cpu_us: Count = 0
     guest_us: Count = 0
+    moments: Moments = Moments()
     exits: Count = 0
     syscalls: Count = 0
     pages: Count = 0
@@ -163,7 +173,7 @@ class Ended(Event):
     def receipt(self) -> dict[str, object]:
         """What it says beyond whose end it is."""
         fields = dict(vars(self))
-        del fields["time"], fields["instance"], fields["call"]
+        del fields["time"], fields["instance"], fields["call"], fields["moments"]
         return fields
 
 

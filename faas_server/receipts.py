@@ -27,7 +27,7 @@ class _Halves:
     """The two views of one call, until both are there."""
 
     function: str
-    server: Record | None = None
+    server: Record | None = None  # with `began_at`, the beginning by CLOCK_MONOTONIC in microseconds
     ended: Ended | None = None
     since: float = field(default_factory=time.monotonic)
     waiting: asyncio.Event | None = None  # of whoever waits for the monitor's view
@@ -122,7 +122,22 @@ async def _within(seconds: float, halves: _Halves) -> None:
 
 
 def _merged(server: Record, ended: Ended | None) -> dict[str, Any]:
-    """One receipt; `monitor` is null where the monitor said nothing. `gone_us`: from the call's beginning to the instance's end."""
+    """One receipt; `monitor` is null where the monitor said nothing.
+
+    From the call's beginning: `taken_us` to the instance's having the connection, `written_us` to its answer's first byte, `gone_us` to its
+    end; `guest_us` of it the guest ran until that byte.
+    """
+    began = server.get("began_at")
+    server = {name: value for name, value in server.items() if name != "began_at"}
     if ended is None:
         return {**server, "monitor": None}
-    return {**server, "gone_us": max(0, int((ended.time - server["time"]) * 1e6)), "monitor": ended.receipt()}
+    moments = ended.moments
+    timed = {"taken_us": _since(began, moments.taken_at), "written_us": _since(began, moments.answered_at), "guest_us": moments.guest_us}
+    if "time" in server:
+        timed["gone_us"] = max(0, int((ended.time - server["time"]) * 1e6))
+    return {**server, **timed, "monitor": ended.receipt()}
+
+
+def _since(began: int | None, moment: int | None) -> int | None:
+    """Microseconds from a call's beginning to a moment of its instance: both processes have one clock."""
+    return None if began is None or moment is None else max(0, moment - began)

@@ -2,15 +2,17 @@
 
 | Span | From, to |
 |---|---|
-| front | the request's head is read; a place and a connection to the instance's socket are there |
-| wake | the request is written; the instance has taken the connection and runs |
-| guest | the program's own instructions, in the virtual machine |
+| front | the request's head is read; there is a place, and a connection to the function's socket |
+| wake | the request is written; the instance, which slept, has the connection |
+| guest | the program's own instructions, in the virtual machine, until its answer's first byte |
 | exits | between them: system calls and faults that the monitor answers, and what they wait for |
-| answer | the answer's first byte is sent to the client; its last |
-| teardown | the answer is through; the instance's process is gone and the monitor has said so. No caller waits for it |
+| socket | the answer's first byte is written in the instance; the server has it, and passes it on |
+| answer | the rest of the answer |
+| teardown | the answer is through; the instance is gone and the monitor has said so. No caller waits for it |
 
 Guest and exits alternate many times in a call; they are drawn one after the other, each with its sum. With several threads the guest's sum
-may exceed the time that has passed; then it is drawn up to it.
+may exceed the time that has passed; then it is drawn up to it. Of an instance that does not tell when it had the call and when it answered
+(a container, the contracts `stdin` and `kontain`), the time between request and answer is one span, `program`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,28 +40,32 @@ class Span:
 
 def spans(receipt: Mapping[str, Any]) -> list[Span]:
     """The parts of a call that the receipt tells of, in their order; none of a call that never reached an instance."""
-    connected, greeted, first, total = (receipt.get(f"{name}_us") for name in ("connected", "greeted", "first_byte", "total"))
-    monitor = receipt.get("monitor") or {}
-    found: list[Span] = []
+    connected, first, total, gone = (receipt.get(f"{name}_us") for name in ("connected", "first_byte", "total", "gone"))
     if connected is None or total is None:
-        return found
+        return []
     waited = min(connected, receipt.get("waited_us") or 0)
-    found.append(Span("front", 0, connected, f"of it {waited / 1000:.3f} ms until there was a place"))
-    if greeted is None:
-        return [*found, Span("wake", connected, total, "no instance took the call")]
-    found.append(Span("wake", connected, greeted))
-    ran = total if first is None else first
-    inside = min(monitor.get("guest_us", 0), ran - greeted)
-    if inside:
-        exits = f"{monitor['exits']} exits, {monitor['syscalls']} of them system calls"
-        found += [Span("guest", greeted, greeted + inside), Span("exits", greeted + inside, ran, exits)]
-    else:  # a container, or a monitor that does not tell
-        found.append(Span("program", greeted, ran))
+    found = [Span("front", 0, connected, f"of it {waited / 1000:.3f} ms until there was a place")]
+    # Clocks are read before and after what they time: a moment is never drawn before the one that it follows.
+    end = total if first is None else first
+    taken = _within(receipt.get("taken_us"), connected, end)
+    written = _within(receipt.get("written_us"), taken, end) if taken is not None else None
+    if taken is None or written is None:
+        found.append(Span("program", connected, end))
+    else:
+        inside = min(receipt.get("guest_us") or 0, written - taken)
+        monitor = receipt.get("monitor") or {}
+        exits = f"{monitor.get('exits', 0)} exits in the whole call, {monitor.get('syscalls', 0)} of them system calls"
+        found += [Span("wake", connected, taken), Span("guest", taken, taken + inside), Span("exits", taken + inside, written, exits)]
+        found.append(Span("socket", written, end))
     if first is not None:
         found.append(Span("answer", first, total, f"{receipt.get('response_bytes', 0)} bytes"))
-    if (gone := receipt.get("gone_us")) is not None and gone > total:
+    if gone is not None and gone > total:
         found.append(Span("teardown", total, gone, "no caller waits for it"))
     return found
+
+
+def _within(moment: int | None, low: int, high: int) -> int | None:
+    return None if moment is None else max(low, min(moment, high))
 
 
 def picture(parts: Sequence[Span], width: int = WIDTH) -> Iterator[str]:

@@ -20,6 +20,7 @@ pub use text::Text;
 
 use crate::errno::Errno;
 use crate::jail::Missing;
+use crate::ledger::Moments;
 use crate::sys;
 
 /// The longest line, with its newline.
@@ -117,6 +118,7 @@ pub struct Receipt {
     pub run_us: u64,
     pub cpu_us: u64,
     pub guest_us: u64,
+    pub moments: Moments,
     pub exits: u64,
     pub syscalls: u64,
     pub pages: u64,
@@ -365,6 +367,7 @@ mod tests {
             run_us: 2,
             cpu_us: 3,
             guest_us: 1,
+            moments: Moments::default(),
             exits: 4,
             syscalls: 5,
             pages: 6,

@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::control::Cause;
 use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::raise;
@@ -46,6 +48,11 @@ pub struct Ledger {
     pub exits: AtomicU64,
     /// Nanoseconds for which the guest ran, of all its threads: up to the exits that are counted.
     pub guest: AtomicU64,
+    /// When the call's connection was taken, and when the first byte of its answer was written: microseconds of CLOCK_MONOTONIC, 0 if never.
+    taken: AtomicU64,
+    answered: AtomicU64,
+    /// `guest` at that first byte.
+    guest_to_answer: AtomicU64,
     pub syscalls: AtomicU64,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
@@ -73,6 +80,21 @@ const _: () = assert!(size_of::<Ledger>() <= SIZE);
 
 /// The result of a call that has not returned.
 const RUNNING: i64 = i64::MIN;
+
+/// What a call's timeline is drawn by; the clock is CLOCK_MONOTONIC, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Moments {
+    pub taken_at: Option<u64>,
+    pub answered_at: Option<u64>,
+    /// For which the guest ran until the answer began.
+    pub guest_us: u64,
+}
+
+fn monotonic_us() -> u64 {
+    crate::sys::clock(libc::CLOCK_MONOTONIC).map_or(0, |[seconds, nanoseconds]| {
+        u64::try_from(seconds * 1_000_000 + nanoseconds / 1000).unwrap_or(0)
+    })
+}
 
 impl Ledger {
     /// The guest has left its virtual machine, after it ran for so long.
@@ -123,6 +145,31 @@ impl Ledger {
     /// Counts from the call on; by this write its page is there then.
     pub fn begin(&self) {
         self.exits.store(0, Ordering::Relaxed);
+        self.guest.store(0, Ordering::Relaxed);
+    }
+
+    /// The call's connection is here.
+    pub fn take_call(&self) {
+        self.taken.store(monotonic_us(), Ordering::Relaxed);
+    }
+
+    /// So many bytes of the answer have been written.
+    pub fn count_answer(&self, bytes: u64) {
+        if self.bytes_out.fetch_add(bytes, Ordering::Relaxed) == 0 {
+            self.guest_to_answer
+                .store(self.guest.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.answered.store(monotonic_us(), Ordering::Relaxed);
+        }
+    }
+
+    /// When the call came and when its answer began, and for how long the guest ran in between.
+    pub fn moments(&self) -> Moments {
+        let read = |moment: &AtomicU64| Some(moment.load(Ordering::Relaxed)).filter(|moment| *moment != 0);
+        Moments {
+            taken_at: read(&self.taken),
+            answered_at: read(&self.answered),
+            guest_us: self.guest_to_answer.load(Ordering::Relaxed) / 1000,
+        }
     }
 
     /// Notes that the parent lowers the instance's priority.

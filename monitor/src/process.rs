@@ -505,12 +505,11 @@ impl Process {
     /// Counts bytes that crossed `fd`, if it is the call's connection.
     pub fn transferred(&self, fd: i32, bytes: u64, out: bool) {
         if self.contained && self.lock_sockets().is_connection(fd) {
-            let total = if out {
-                &self.ledger.bytes_out
+            if out {
+                self.ledger.count_answer(bytes);
             } else {
-                &self.ledger.bytes_in
-            };
-            total.fetch_add(bytes, Ordering::Relaxed);
+                self.ledger.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+            }
         }
     }
 

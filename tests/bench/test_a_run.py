@@ -54,7 +54,7 @@ def test_load_was_answered(results: Results) -> None:
 def test_the_profile_is_of_spans_that_follow_each_other(results: Results) -> None:
     names = [part.name for part in results.profile]
     assert names[0] == "front"
-    assert {"wake", "guest", "answer", "teardown"} <= set(names)
+    assert {"wake", "guest", "exits", "socket", "answer"} <= set(names)
     assert all(part.value >= 0 for part in results.profile)
 
 

@@ -162,6 +162,20 @@ async def test_the_two_views_meet_in_either_order(tmp_path: Path) -> None:
         assert [receipt["call"] for receipt in await receipts.last("a/b", 10)] == ["x", "y"]
 
 
+async def test_the_moments_of_both_views_are_told_from_the_calls_beginning(tmp_path: Path) -> None:
+    async with opened(tmp_path) as records:
+        receipts = Receipts(records)
+        receipts.answered("a/b", ONE, {**server_view("x"), "time": 100.0, "began_at": 5_000_000})
+        moments = {"taken_at": 5_000_300, "answered_at": 5_000_900, "guest_us": 150}
+        receipts.ended("a/b", monitor_view(ONE, "x", time=100.002, moments=moments))
+        receipt = await receipts.find("x")
+        assert receipt is not None
+        assert (receipt["taken_us"], receipt["written_us"], receipt["guest_us"]) == (300, 900, 150)
+        assert 1990 <= receipt["gone_us"] <= 2000
+        assert "began_at" not in receipt
+        assert "moments" not in receipt["monitor"]
+
+
 async def test_calls_with_the_same_id_do_not_mix(tmp_path: Path) -> None:
     async with opened(tmp_path) as records:
         receipts = Receipts(records)

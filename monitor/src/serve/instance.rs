@@ -438,6 +438,7 @@ fn await_call(
     process.ledger.begin();
     setup.tell(&Message::Parked, None);
     let connection = accept(setup, remaining);
+    process.ledger.take_call();
     let envelope = match envelope::exchange(connection.as_fd(), id) {
         Ok(envelope) => envelope,
         Err(error) => {

@@ -186,6 +186,7 @@ pub(super) fn receipt(child: &Child, status: i32, usage: &libc::rusage, cpu_limi
         run_us: accepted.map_or(0, |accepted| micros(accepted.elapsed())),
         cpu_us,
         guest_us: child.ledger.guest.load(Relaxed) / 1000,
+        moments: child.ledger.moments(),
         exits: child.ledger.exits.load(Relaxed),
         syscalls: child.ledger.syscalls.load(Relaxed),
         pages: u64::try_from(usage.ru_minflt + usage.ru_majflt).unwrap_or(0),
