@@ -1,5 +1,7 @@
 # Mayfly on one machine. Every target installs what it needs by itself and does nothing twice:
 #   make demo    build, start, deploy the example, call it twice, stop
+#   make demo-kubernetes  the same in a cluster: a real API server, kubectl apply, an edit under load, kubectl delete
+#   make image   Mayfly's own image as an OCI layout: dist/mayfly.oci
 #   make test    every test, Python and Rust
 #   make prove   the tests at full size: 1,000 clones, 10,000 calls, 1,000,000 races, 200 kills, 1 GiB of output; about an hour
 #   make check   formatting, lint, types, layers, generated files, fast tests: under a minute
@@ -31,13 +33,20 @@ SIDE_BY_SIDE := $(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync
 TWO_WORKERS := -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove languages fuzz bench bench-quick check rust lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
+.PHONY: help demo demo-kubernetes image test prove languages fuzz bench bench-quick check rust lint fmt build up wheel clean packages test-packages check-tests $(CHECKS)
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 demo: build
 	$(BIN)/python scripts/demo.py
+
+demo-kubernetes: build test-packages
+	$(BIN)/python -m scripts.demo_kubernetes
+
+image: build
+	@mkdir -p dist
+	$(BIN)/python scripts/project_image.py dist/mayfly.oci:latest
 
 # Both suites always run; pytest comes last so that its summary closes the output.
 test: build test-packages $(VENV)/.dev
