@@ -179,7 +179,7 @@ impl Task {
         self.vcpu.set_registers(self.registers);
     }
 
-    /// Lets the guest's own CPU touch the working set of a call, laid out by `Space::lay_warmer`, so that KVM knows each page
+    /// Lets the guest's own CPU touch the working set of a call, laid out by `memory::prepared`, so that KVM knows each page
     /// before the call comes. The thread stands where it stood, whatever happens on the way. The clocks begin by what it reads at the end.
     pub fn warm(&mut self, pages: u64) {
         self.vcpu.set_registers(Registers {

@@ -3,20 +3,36 @@
 //! Touching changes nothing: a page is read, or written with what it holds, and only where the snapshot itself allows it. So a
 //! set that is wrong, or none, costs time and nothing else. It comes from a process that ran a guest: it is bounded and checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
+use crate::memory::apart;
 use crate::memory::space::Space;
-use crate::vm::layout::large_page_down;
+use crate::vm::layout::{APART_MAX, PAGE, large_page_down};
 
 /// Largest set that is read back, bytes.
 const SIZE_MAX: u64 = 4 << 20;
 /// Pages of a call's from which on 2 MiB are worth a huge page.
 const WORTH: u64 = 4;
+
+/// Most pages that are kept apart.
+#[allow(clippy::cast_possible_truncation)]
+const APART_PAGES: usize = (APART_MAX / PAGE) as usize;
+
+/// How much is done for a clone before its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Warmth {
+    /// Nothing: each page is met in the call.
+    Cold,
+    /// The working set is present in the host.
+    Populated,
+    /// The guest has touched it, too.
+    Touched,
+}
 
 /// Neighbouring pages, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +54,9 @@ pub struct WorkingSet {
     pub runs: Vec<Run>,
     /// Threads that waited at the snapshot and were woken.
     pub woken: Vec<i32>,
+    /// The pages that clones keep apart from the image, in order. Chosen by `serve`.
+    #[serde(skip)]
+    pub apart: Vec<u64>,
 }
 
 impl WorkingSet {
@@ -45,8 +64,8 @@ impl WorkingSet {
     /// be read: without it what the monitor alone has written is missing.
     pub fn collect(space: &Space, pagemap: Option<&File>, woken: Vec<i32>) -> Self {
         let mut set = Self {
-            runs: Vec::new(),
             woken,
+            ..Self::default()
         };
         for (page, written) in space.touched(|start, end| private_pages(pagemap, start, end)) {
             set.push(page, written);
@@ -82,6 +101,23 @@ impl WorkingSet {
                 written,
             }),
         }
+    }
+
+    /// Chooses the pages that clones keep apart (`memory::apart`): those that are written and, where a huge page has room left, those that are
+    /// read beside them, because KVM finds up to eight neighbours at once which are the clone's own. `may` says which can be.
+    pub fn choose_apart(&mut self, may: impl Fn(u64) -> bool) {
+        const TOGETHER: u64 = 8 * PAGE;
+        let pages = |written: bool| {
+            let runs = self.runs.iter().filter(move |run| run.written == written);
+            runs.flat_map(Run::pages).filter(|page| may(*page))
+        };
+        let mut apart: BTreeSet<u64> = pages(true).take(APART_PAGES).collect();
+        let groups: BTreeSet<u64> = apart.iter().map(|page| page / TOGETHER).collect();
+        let count = apart.len() as u64;
+        let room = usize::try_from(apart::huge(count).saturating_sub(count)).unwrap_or(0);
+        let beside = pages(false).filter(|page| groups.contains(&(page / TOGETHER)));
+        apart.extend(beside.take(room).collect::<Vec<u64>>());
+        self.apart = apart.into_iter().collect();
     }
 
     /// The aligned 2 MiB of which it has several pages.
@@ -191,6 +227,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_kept_apart_and_fills_its_huge_page_with_neighbours() {
+        let mut set = WorkingSet::default();
+        for page in 0..300 {
+            // Two written pages and a read one in eight, and eight that are only read.
+            let start = page * 16 * PAGE;
+            for (offset, written) in [(0, true), (1, true), (2, false), (9, false)] {
+                set.push(start + offset * PAGE, written);
+            }
+        }
+        set.choose_apart(|page| page != 0);
+        // 599 that are written: one huge page, and no room beside the rest.
+        assert_eq!(set.apart.len(), 599);
+        set.choose_apart(|page| page < 200 * 16 * PAGE && page != 0);
+        assert_eq!(set.apart.len(), 512);
+        assert!(set.apart.is_sorted() && set.apart.contains(&(2 * PAGE)));
+        assert!(!set.apart.contains(&(9 * PAGE)) && !set.apart.contains(&0));
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         assert!(WorkingSet::load(&file(&[0xff; 64])).is_err());
         for runs in [
@@ -205,7 +260,7 @@ mod tests {
             });
             let set = WorkingSet {
                 runs: runs.collect(),
-                woken: Vec::new(),
+                ..WorkingSet::default()
             };
             let to = file(b"");
             set.save(&to).unwrap();

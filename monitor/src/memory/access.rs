@@ -4,12 +4,12 @@
 //! monitor's own tables; a structure is copied in once and then used, so a second guest thread changes nothing that was
 //! checked; a page that the guest may not touch gives EFAULT, because the host mapping has the guest's protection.
 //!
-//! A buffer becomes *pieces* (host ranges): today always one, but nothing outside this module relies on that, because a clone may
-//! keep its written pages apart from the image.
+//! A buffer becomes *pieces* (host ranges): in most cases one, but a clone keeps pages apart from the image (`apart`).
 #![allow(unsafe_code)]
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
+use super::apart::{self, Spans};
 use super::charge;
 use crate::errno::Errno;
 use crate::host;
@@ -108,6 +108,34 @@ impl Pieces {
         }
     }
 
+    /// Adds guest memory, or what is as bad as what the guest gave (`translate_for_host`). What does not fit into a list of the host's is left
+    /// out: fewer bytes are moved.
+    fn push_translated(&mut self, (host, length): (u64, u64)) -> Result<(), Errno> {
+        if !(HOST_BASE..HOST_BASE + WINDOW).contains(&host) {
+            return self.push(host, length);
+        }
+        for (host, length) in apart::spans(host - HOST_BASE, length) {
+            if self.is_full() {
+                break;
+            }
+            self.push(host, length)?;
+        }
+        if length == 0 {
+            self.push(host, 0)?;
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.ranges.len() as u64 >= IOV_MAX
+    }
+
+    /// Each range with its length.
+    pub fn ranges(&self) -> impl Iterator<Item = (HostAddress, u64)> {
+        let range = |range: &libc::iovec| (HostAddress(range.iov_base as u64), range.iov_len as u64);
+        self.ranges.iter().map(range)
+    }
+
     fn push(&mut self, host: u64, length: u64) -> Result<(), Errno> {
         let iov_len = usize::try_from(length).map_err(|_| Errno::FAULT)?;
         self.ranges.push(libc::iovec {
@@ -118,16 +146,16 @@ impl Pieces {
     }
 }
 
-/// Translates a range of guest addresses. An empty range is never an error, as in the kernel.
-fn translate(address: u64, length: u64) -> Result<u64, Errno> {
+/// Translates a range of guest addresses: the host ranges. An empty range is never an error, as in the kernel.
+fn translate(address: u64, length: u64) -> Result<Spans, Errno> {
     if length == 0 {
-        return Ok(HOST_BASE + LOW_END);
+        return Ok(apart::spans(LOW_END, 0));
     }
     let end = address.checked_add(length).ok_or(Errno::FAULT)?;
     if address < LOW_END || end > WINDOW || charge::touch(address, end) < end {
         return Err(Errno::FAULT);
     }
-    Ok(HOST_BASE + address)
+    Ok(apart::spans(address, length))
 }
 
 /// Where the monitor has nothing: behind the window.
@@ -153,22 +181,32 @@ fn translate_for_host(address: u64, length: u64) -> (u64, u64) {
 
 /// Fills `to` from guest memory.
 pub fn read_bytes(address: u64, to: &mut [u8]) -> Result<(), Errno> {
-    let host = translate(address, to.len() as u64)?;
-    // SAFETY: `to` is valid for its length; the guest side was checked and may fault.
-    match unsafe { host::copy(to.as_mut_ptr(), host as *const u8, to.len()) } {
-        0 => Ok(()),
-        _ => Err(Errno::FAULT),
+    let mut rest = to;
+    for (host, length) in translate(address, rest.len() as u64)? {
+        let length = usize::try_from(length).map_err(|_| Errno::FAULT)?;
+        let (part, later) = rest.split_at_mut_checked(length).ok_or(Errno::FAULT)?;
+        // SAFETY: `part` is valid for its length; the guest side was checked and may fault.
+        if unsafe { host::copy(part.as_mut_ptr(), host as *const u8, length) } != 0 {
+            return Err(Errno::FAULT);
+        }
+        rest = later;
     }
+    Ok(())
 }
 
 /// Writes `from` into guest memory.
 pub fn write_bytes(address: u64, from: &[u8]) -> Result<(), Errno> {
-    let host = translate(address, from.len() as u64)?;
-    // SAFETY: `from` is valid for its length; the guest side was checked and may fault.
-    match unsafe { host::copy(host as *mut u8, from.as_ptr(), from.len()) } {
-        0 => Ok(()),
-        _ => Err(Errno::FAULT),
+    let mut rest = from;
+    for (host, length) in translate(address, rest.len() as u64)? {
+        let length = usize::try_from(length).map_err(|_| Errno::FAULT)?;
+        let (part, later) = rest.split_at_checked(length).ok_or(Errno::FAULT)?;
+        // SAFETY: `part` is valid for its length; the guest side was checked and may fault.
+        if unsafe { host::copy(host as *mut u8, part.as_ptr(), length) } != 0 {
+            return Err(Errno::FAULT);
+        }
+        rest = later;
     }
+    Ok(())
 }
 
 /// Reads a structure.
@@ -257,7 +295,7 @@ pub fn range(address: u64, length: u64) -> Result<HostAddress, Errno> {
 pub fn pieces(address: u64, length: u64) -> Result<Pieces, Errno> {
     let mut pieces = Pieces::default();
     let (host, length) = translate_for_host(address, length);
-    pieces.push(host, length.min(MOVED_MAX))?;
+    pieces.push_translated((host, length.min(MOVED_MAX)))?;
     Ok(pieces)
 }
 
@@ -293,7 +331,10 @@ pub fn vector(address: u64, count: u64) -> Result<Pieces, Errno> {
         let moved = length.min(MOVED_MAX - total);
         total += moved;
         let (host, length) = translate_for_host(base, length);
-        pieces.push(host, moved.min(length))?;
+        pieces.push_translated((host, moved.min(length)))?;
+        if pieces.is_full() {
+            break;
+        }
     }
     Ok(pieces)
 }
@@ -303,7 +344,8 @@ pub fn word(address: u64) -> Result<HostAddress, Errno> {
     if !address.is_multiple_of(4) {
         return Err(Errno::INVAL);
     }
-    translate(address, 4).map(HostAddress)
+    let span = translate(address, 4)?.next();
+    span.map(|(host, _)| HostAddress(host)).ok_or(Errno::FAULT)
 }
 
 /// Replaces a word of the guest if it is `expected`, atomically; gives what it was.

@@ -1,9 +1,13 @@
-//! The host's side of the window: the calls that map, protect and move guest memory in the monitor.
+//! The host's side of the window: the calls that map, protect and move guest memory in the monitor; and of the pages that are apart from it,
+//! which follow what happens where their addresses are.
 #![allow(unsafe_code)]
 
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::apart;
 use super::mapping::{Backing, Mapping};
 use crate::errno::Errno;
-use crate::vm::layout::HOST_BASE;
+use crate::vm::layout::{APART_HOST, HOST_BASE, LARGE_PAGE, PAGE};
 
 fn host_pointer(address: u64) -> *mut libc::c_void {
     (HOST_BASE + address) as *mut libc::c_void
@@ -37,6 +41,7 @@ pub fn host_map(
     if at == libc::MAP_FAILED {
         Err(Errno::last())
     } else {
+        apart::forget(start, start + length);
         Ok(())
     }
 }
@@ -49,11 +54,17 @@ pub fn reserve(start: u64, length: u64, fixed: i32) -> Result<(), Errno> {
     if at == libc::MAP_FAILED {
         Err(Errno::last())
     } else {
+        apart::forget(start, start + length);
         Ok(())
     }
 }
 
 pub fn host_protect(start: u64, length: u64, protection: i32) -> Result<(), Errno> {
+    protect_home(start, length, protection)?;
+    apart::protect(start, start + length, protection)
+}
+
+fn protect_home(start: u64, length: u64, protection: i32) -> Result<(), Errno> {
     // SAFETY: inside the window, see `host_map`.
     if unsafe { libc::mprotect(host_pointer(start), size(length)?, protection) } < 0 {
         return Err(Errno::last());
@@ -66,6 +77,9 @@ pub fn host_advise(start: u64, length: u64, advice: i32) -> Result<(), Errno> {
     if unsafe { libc::madvise(host_pointer(start), size(length)?, advice) } < 0 {
         return Err(Errno::last());
     }
+    if advice == libc::MADV_DONTNEED {
+        apart::forget(start, start + length);
+    }
     Ok(())
 }
 
@@ -77,6 +91,7 @@ pub fn relocate(
     new_length: u64,
     mapping: &Mapping,
 ) -> Result<(), Errno> {
+    apart::go_home(old, old + old_length, mapping.protection.host())?;
     // SAFETY: both ranges lie in the window; the new one is reserved and free.
     let at = unsafe {
         libc::mremap(
@@ -202,4 +217,85 @@ pub fn grow_host(old: u64, old_end: u64, new_end: u64, mapping: &Mapping) -> Res
         )
     };
     Err(error)
+}
+
+fn area_pointer(offset: u64) -> *mut libc::c_void {
+    (APART_HOST + offset) as *mut libc::c_void
+}
+
+/// Makes the area of pages apart from `content`, its first `huge` bytes in huge pages if the host has them.
+pub fn fill_area(length: u64, huge: u64, content: &OwnedFd) -> Result<(), Errno> {
+    let whole = length.next_multiple_of(LARGE_PAGE);
+    // SAFETY: a fresh mapping at an address that nothing else uses (NOREPLACE checks).
+    let at = unsafe {
+        libc::mmap(
+            area_pointer(0),
+            size(whole)?,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE,
+            -1,
+            0,
+        )
+    };
+    if at == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    for (from, to, advice) in [
+        (0, huge, libc::MADV_HUGEPAGE),
+        (huge, whole, libc::MADV_NOHUGEPAGE),
+    ] {
+        if from < to {
+            // SAFETY: a part of the mapping made just now. A kernel without huge pages refuses, and has small ones.
+            unsafe { libc::madvise(area_pointer(from), size(to - from)?, advice) };
+        }
+    }
+    let mut done = 0;
+    while done < length {
+        let offset = i64::try_from(done).map_err(|_| Errno::INVAL)?;
+        // SAFETY: a part of the mapping made above, to which nothing refers yet.
+        let read = unsafe {
+            libc::pread(
+                content.as_raw_fd(),
+                area_pointer(done),
+                size(length - done)?,
+                offset,
+            )
+        };
+        match u64::try_from(read).map_err(|_| Errno::last())? {
+            0 => return Err(Errno::IO),
+            bytes => done += bytes,
+        }
+    }
+    Ok(())
+}
+
+/// Gives memory of the area back.
+pub fn empty_area(offset: u64, length: u64) {
+    if let Ok(length) = size(length) {
+        // SAFETY: whole pages of the area made by `fill_area`; the guest's tables do not lead there any more.
+        unsafe { libc::madvise(area_pointer(offset), length, libc::MADV_DONTNEED) };
+    }
+}
+
+pub fn protect_area(offset: u64, length: u64, protection: i32) -> Result<(), Errno> {
+    // SAFETY: whole pages of the area made by `fill_area`.
+    if unsafe { libc::mprotect(area_pointer(offset), size(length)?, protection) } < 0 {
+        return Err(Errno::last());
+    }
+    Ok(())
+}
+
+/// Copies a page of the area, at `from` in the monitor, to the address that it is for. Both have this protection.
+pub fn bring_home(page: u64, from: u64, protection: i32) -> Result<(), Errno> {
+    let closed = protection & libc::PROT_WRITE == 0;
+    if closed {
+        protect_home(page, PAGE, libc::PROT_READ | libc::PROT_WRITE)?;
+        protect_area(from - APART_HOST, PAGE, libc::PROT_READ | libc::PROT_WRITE)?;
+    }
+    // SAFETY: a page of the window and one of the area; both are mapped, and what cannot be copied is told.
+    let left = unsafe { crate::host::copy(host_pointer(page).cast(), from as *const u8, size(PAGE)?) };
+    if closed {
+        protect_home(page, PAGE, protection)?;
+    }
+    if left == 0 { Ok(()) } else { Err(Errno::FAULT) }
 }

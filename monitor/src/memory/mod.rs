@@ -2,6 +2,7 @@
 
 pub mod access;
 mod advice;
+pub mod apart;
 mod calls;
 pub mod charge;
 pub mod faults;
@@ -10,9 +11,10 @@ mod host_stack;
 mod list;
 pub mod mapping;
 pub mod moving;
+mod observing;
+pub mod prepared;
 mod restoring;
 pub mod space;
-mod warming;
 
 pub use calls::FileAt;
 pub use host_stack::{HostStack, stack};

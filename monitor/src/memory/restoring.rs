@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::access;
 use super::advice::MADV_WIPEONFORK;
-use super::charge;
 use super::host_side::{host_advise, host_map, host_protect};
 use super::mapping::{Backing, MappedFile, Mapping};
 use super::space::{Space, aligned};
+use super::{apart, charge};
 use crate::errno::Errno;
 use crate::sys;
 use crate::vm::layout::{LOW_END, WINDOW};
@@ -27,6 +27,15 @@ pub struct SpaceState {
 }
 
 impl SpaceState {
+    /// Whether a clone has the image's page here, and may write it.
+    pub fn is_writable_image(&self, page: u64) -> bool {
+        let behind = self.mappings.partition_point(|(start, _)| *start <= page);
+        let found = behind.checked_sub(1).and_then(|at| self.mappings.get(at));
+        found.is_some_and(|(_, mapping)| {
+            page < mapping.end && mapping.protection.write && !mapping.shared && !mapping.wiped
+        })
+    }
+
     /// Makes fresh what of a mapping was so; gives the bytes.
     fn restored_fresh(&self, start: u64, mapping: &Mapping) -> u64 {
         if !mapping.is_counted() || !mapping.is_private_anonymous() {
@@ -57,17 +66,10 @@ impl Space {
         }
     }
 
-    /// Maps the image of a snapshot (offset in it = guest address) privately in place of each recorded mapping.
+    /// Maps the image of a snapshot (offset in it = guest address), privately, where mappings of the guest show it.
     ///
     /// Preconditions: the space is new.
-    pub fn restore(&mut self, state: &SpaceState, image: i32) -> Result<(), Errno> {
-        self.heap_start = state.heap_start;
-        self.heap_end = state.heap_end;
-        self.files = state.files.clone();
-        self.next_object = state
-            .files
-            .last_key_value()
-            .map_or(0, |(last, _)| last.saturating_add(1));
+    pub fn map_image(&mut self, state: &SpaceState, image: i32) -> Result<(), Errno> {
         let mut at = LOW_END;
         for (start, mapping) in &state.mappings {
             if *start < at || *start >= mapping.end || !aligned(*start | mapping.end) {
@@ -78,7 +80,20 @@ impl Space {
         if at > WINDOW {
             return Err(Errno::INVAL);
         }
-        map_image(&state.mappings, image)?;
+        map_image(&state.mappings, image)
+    }
+
+    /// Makes the recorded mappings.
+    ///
+    /// Preconditions: `map_image` was called, and nothing but `apart::choose` since.
+    pub fn restore(&mut self, state: &SpaceState) -> Result<(), Errno> {
+        self.heap_start = state.heap_start;
+        self.heap_end = state.heap_end;
+        self.files = state.files.clone();
+        self.next_object = state
+            .files
+            .last_key_value()
+            .map_or(0, |(last, _)| last.saturating_add(1));
         for (start, mapping) in &state.mappings {
             let (start, mut mapping) = (*start, *mapping);
             let anonymous = matches!(
@@ -86,9 +101,7 @@ impl Space {
                 Backing::Anonymous | Backing::Image { anonymous: true }
             );
             let shared = is_kept_shared(&mapping);
-            if shared {
-                share_anonymous(start, &mapping, image)?;
-            } else if mapping.wiped && mapping.protection.any() {
+            if !shared && mapping.wiped && mapping.protection.any() {
                 let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
                 host_map(
                     start,
@@ -112,7 +125,19 @@ impl Space {
             charge::shift(mapping.charge(start, mapping.end), fresh);
             self.mappings.insert(start, mapping);
         }
+        self.vm.ensure_apart(apart::bytes())?;
         self.vm.ensure_tables(self.tables.bytes())
+    }
+
+    /// Makes the shared anonymous memory, with what the image has of it.
+    ///
+    /// Preconditions: `restore` was called; the memory is not a VM's yet.
+    pub fn make_shared(&self, state: &SpaceState, image: i32) -> Result<(), Errno> {
+        let mut kept = state
+            .mappings
+            .iter()
+            .filter(|(_, mapping)| is_kept_shared(mapping));
+        kept.try_for_each(|(start, mapping)| share_anonymous(*start, mapping, image))
     }
 
     /// Maps a file in place of a restored mapping that showed it, as a shared one.

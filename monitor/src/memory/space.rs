@@ -70,6 +70,14 @@ impl Space {
         self.vm.attach()
     }
 
+    /// In place of the VM that it was laid out without.
+    pub(super) fn take_over(&mut self, mut vm: Vm) -> Result<(), Errno> {
+        vm.detach();
+        vm.adopt(&self.vm)?;
+        self.vm = vm;
+        Ok(())
+    }
+
     pub fn vm(&self) -> &Vm {
         &self.vm
     }

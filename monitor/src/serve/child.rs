@@ -222,12 +222,16 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         head,
         stamp,
         rehearsed,
+        apart,
+        prepared: _,
         place,
         enclosed: _,
         orphans: _,
         link: _,
         broker,
     } = world;
+    // What an instance could write there would be in all others.
+    drop(apart);
     let place = place.ok_or_else(|| internal("sockets", &"no place for their names"))?;
     let vm = device.create_vm().map_err(|error| internal("KVM", &error))?;
     let mut space =

@@ -100,7 +100,7 @@ impl Parent {
     fn rehearses(&self) -> bool {
         let clones = self.world.as_ref().map(|world| world.options.clones);
         clones.is_some_and(|clones| {
-            clones.warmth > super::Warmth::Cold || clones.waiting == super::Waiting::Hybrid
+            clones.warmth > crate::working_set::Warmth::Cold || clones.waiting == super::Waiting::Hybrid
         })
     }
 
@@ -252,6 +252,9 @@ impl Parent {
         control: &mut ControlStream<'_>,
     ) -> Result<(), Stop> {
         // Not before: a boot has rules of its own, and could not be killed from behind these.
+        if let (Launch::Clone(snapshot, set), Some(world)) = (&launch, &mut self.world) {
+            world.prepare(snapshot, set).map_err(stop("memory"))?;
+        }
         let jail = Rc::get_mut(&mut self.jail).ok_or_else(|| stop("jail")(Errno::INVAL))?;
         jail.lock_files().map_err(Stop::Jail)?;
         control.send(&Event::Ready {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::channel::Message;
 use super::child::{self, Remaining, Setup, Streams, Written};
-use super::{Launch, Waiting, Warmth, World, rehearsal};
+use super::{Launch, Waiting, World, rehearsal};
 use crate::bundle::Contract;
 use crate::clock;
 use crate::contracts::{self, Ending, ExitNotice, Kontain, KontainLimits, StdinPipes, envelope, run_stdin};
@@ -23,12 +23,14 @@ use crate::fs::carrying::Remade;
 use crate::guest;
 use crate::jail::{Jail, Phase};
 use crate::lifecycle::end_process;
+use crate::memory::SpaceState;
 use crate::memory::space::Space;
 use crate::network::sockets::Sockets;
 use crate::process::{Identity, Member, Parts, Process, Thread};
 use crate::signals::{Actions, host, mirror_action};
 use crate::snapshot::{Snapshot, rebuilding};
 use crate::task::{Task, TaskState};
+use crate::vm::kvm::Vm;
 use crate::working_set::WorkingSet;
 
 /// Largest request of the contract `kontain`, bytes; the server has a limit of its own before it.
@@ -105,15 +107,11 @@ fn run_clone(
     } else {
         None
     };
-    let (process, remaining, pipes) = match restore(world, &setup, snapshot, set, streams) {
+    let (process, remaining, pipes, laid) = match restore(world, &setup, snapshot, streams) {
         Ok(restored) => restored,
         Err(why) => setup.fail(&format!("a clone could not be made: {why}")),
     };
     process.resting.store(true, Ordering::Release);
-    let laid = set
-        .filter(|_| remaining.options.clones.warmth == Warmth::Touched)
-        .filter(|_| snapshot.threads.iter().any(|state| state.main))
-        .and_then(|set| process.lock_space().lay_warmer(set).ok());
     let mut main = match first_thread(&process, snapshot, laid.is_some()) {
         Ok(main) => main,
         Err(why) => setup.fail(&why),
@@ -229,15 +227,10 @@ fn rehearse(
     }
 }
 
-type Restored = (Arc<Process>, Remaining, Option<StdinPipes>);
+/// The last is how many pages it is to touch.
+type Restored = (Arc<Process>, Remaining, Option<StdinPipes>, Option<u64>);
 
-fn restore(
-    world: World,
-    setup: &Setup,
-    snapshot: &Snapshot,
-    set: Option<&WorkingSet>,
-    streams: Streams,
-) -> Result<Restored, String> {
+fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -> Result<Restored, String> {
     let World {
         options,
         bundle,
@@ -250,6 +243,8 @@ fn restore(
         head,
         stamp,
         rehearsed,
+        apart,
+        prepared,
         place,
         enclosed: _,
         orphans: _,
@@ -258,19 +253,17 @@ fn restore(
     } = world;
     let text = |what: &'static str| move |error: Errno| format!("{what}: {error}");
     let vm = device.create_vm().map_err(|error| error.to_string())?;
-    let mut space = Space::detached(vm, bundle.function.memory_bytes).map_err(text("memory"))?;
-    if set.is_none() {
-        space.observe();
-    }
+    let limit = bundle.function.memory_bytes;
+    let (mut space, laid) = match prepared {
+        Some(prepared) => prepared.take_up(vm, &apart).map_err(text("memory"))?,
+        None => observed(vm, limit, &snapshot.space, &image).map_err(text("memory image"))?,
+    };
+    // What an instance could write there would be in all others.
+    drop(apart);
     space
-        .restore(&snapshot.space, image.as_raw_fd())
+        .make_shared(&snapshot.space, image.as_raw_fd())
         .map_err(text("memory image"))?;
     renew_random(&snapshot.auxiliary).map_err(text("AT_RANDOM"))?;
-    if let Some(set) = set
-        && options.clones.warmth > Warmth::Cold
-    {
-        space.populate(set, options.clones.warmth == Warmth::Populated);
-    }
     space.attach().map_err(text("memory slots"))?;
     child::place_streams(&streams.guest).map_err(text("standard streams"))?;
     let port = bundle.function.port;
@@ -354,7 +347,16 @@ fn restore(
         })),
     };
     child::set_name(&snapshot.exe);
-    Ok((process, remaining, streams.pipes))
+    Ok((process, remaining, streams.pipes, laid))
+}
+
+/// The memory of a clone whose touches are to be seen.
+fn observed(vm: Vm, limit: u64, state: &SpaceState, image: &OwnedFd) -> Result<(Space, Option<u64>), Errno> {
+    let mut space = Space::detached(vm, limit)?;
+    space.observe();
+    space.map_image(state, image.as_raw_fd())?;
+    space.restore(state)?;
+    Ok((space, None))
 }
 
 /// Other random bytes where AT_RANDOM leads. What the C library has made of the old ones (the canary of stacks, the mangling of pointers) lies

@@ -23,7 +23,7 @@ mod rehearsal;
 mod watching;
 mod yielding;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +34,7 @@ use crate::errno::Errno;
 use crate::fs::descriptors::raise;
 use crate::fs::{Access, Builder, Namespace};
 use crate::jail::{self, Enclosed, Enclosure};
+use crate::memory::prepared::Prepared;
 use crate::network::place::Place;
 use crate::network::policy::Policy;
 use crate::network::request::Broker;
@@ -42,7 +43,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::format::Stamp;
 use crate::sys;
 use crate::vm::kvm::{Device, KvmError};
-use crate::working_set::WorkingSet;
+use crate::working_set::{Warmth, WorkingSet};
 
 pub use child::set_name;
 pub use parent::serve;
@@ -52,17 +53,6 @@ pub use rehearsal::example;
 const SOCKET_PATH_MAX: usize = 108;
 /// Connections that wait for an instance.
 const BACKLOG: i32 = 4096;
-
-/// How much is done for a clone before its call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Warmth {
-    /// Nothing: each page is met in the call.
-    Cold,
-    /// The working set is present in the host.
-    Populated,
-    /// The guest has touched it, too.
-    Touched,
-}
 
 /// What threads that wait are in a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +167,10 @@ pub struct World {
     pub stamp: Stamp,
     /// What the rehearsal touched, empty until then.
     pub rehearsed: OwnedFd,
+    /// Copies of the pages that clones keep apart, empty until they are chosen.
+    pub apart: OwnedFd,
+    /// What clones begin with, once there is a snapshot.
+    pub prepared: Option<Prepared>,
     /// Where the sockets of a child have their names: made by the child.
     pub place: Option<Place>,
     pub enclosed: Enclosed,
@@ -202,6 +196,20 @@ pub enum Launch {
 }
 
 impl World {
+    /// Lays out what clones begin with.
+    pub(super) fn prepare(&mut self, snapshot: &Snapshot, set: &WorkingSet) -> Result<(), Errno> {
+        let warmth = self.options.clones.warmth;
+        let warmth = match snapshot.threads.iter().any(|thread| thread.main) {
+            true => warmth,
+            // The first thread is the one that is warmed.
+            false => warmth.min(Warmth::Populated),
+        };
+        let limit = self.bundle.function.memory_bytes;
+        let image = self.image.as_raw_fd();
+        self.prepared = Some(Prepared::new(limit, &snapshot.space, image, set, warmth)?);
+        Ok(())
+    }
+
     /// Opens everything. The directory of `socket` must exist; an old socket is replaced.
     ///
     /// Preconditions: one thread, no child yet.
@@ -236,6 +244,8 @@ impl World {
             crate::snapshot::image::create_empty(c"mayfly-snapshot").map_err(host_error("snapshot"))?;
         let rehearsed =
             crate::snapshot::image::create_empty(c"mayfly-rehearsed").map_err(host_error("working set"))?;
+        let apart =
+            crate::snapshot::image::create_empty(c"mayfly-apart").map_err(host_error("pages apart"))?;
         Ok(Self {
             options,
             bundle,
@@ -248,6 +258,8 @@ impl World {
             head,
             stamp,
             rehearsed,
+            apart,
+            prepared: None,
             place: None,
             enclosed: enclosure.enclosed,
             orphans: Some(orphans),

@@ -194,8 +194,12 @@ impl Parent {
             }
         }
         let [good, any] = std::mem::take(&mut self.learnt);
-        let set = good.or(any).unwrap_or_default();
+        let mut set = good.or(any).unwrap_or_default();
+        set.choose_apart(|page| snapshot.space.is_writable_image(page));
         if let Some(world) = &self.world {
+            if image::copy_pages(world.image.as_fd(), &set.apart, &world.apart).is_err() {
+                set.apart.clear();
+            }
             // Where the kernel refuses, pages stay small.
             let _ = image::collapse(world.image.as_fd(), &set.regions());
         }

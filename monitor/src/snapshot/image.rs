@@ -11,6 +11,7 @@ use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::private;
 use crate::memory::mapping::{Backing, Mapping};
 use crate::memory::space::Space;
+use crate::sys;
 use crate::vm::layout::{HOST_BASE, LARGE_PAGE, PAGE, WINDOW};
 
 /// Pages asked about at a time.
@@ -91,6 +92,18 @@ pub fn collapse(image: BorrowedFd<'_>, regions: &[u64]) -> Result<(), Errno> {
     }
     // SAFETY: the mapping made above, to which nothing refers.
     from_libc(unsafe { libc::munmap(at, length) }).map(|_| ())
+}
+
+/// Copies these pages of the image, in order, into a file that has nothing yet.
+pub fn copy_pages(image: BorrowedFd<'_>, pages: &[u64], to: &OwnedFd) -> Result<(), Errno> {
+    let mut page = [0u8; 4096];
+    for (offset, address) in (0..).step_by(4096).zip(pages) {
+        let read = sys::read_at(&image, &mut page, *address)?;
+        if read < page.len() || sys::write_at(to, &page, offset)? < page.len() {
+            return Err(Errno::IO);
+        }
+    }
+    Ok(())
 }
 
 /// Runs of pages that exist.

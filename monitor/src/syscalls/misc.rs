@@ -251,11 +251,15 @@ fn uname(task: &mut Task, [result, ..]: Args) -> SysResult {
 
 /// Implements getrandom(2).
 fn getrandom(task: &mut Task, [buffer, length, flags, ..]: Args) -> SysResult {
-    let (host, length) = access::pieces(buffer, length)?.single().ok_or(Errno::FAULT)?;
-    task.call(
-        libc::SYS_getrandom,
-        [Arg::Guest(host), value(length), value(flags)],
-    )
+    let mut filled = 0;
+    for (host, length) in access::pieces(buffer, length)?.ranges() {
+        let args = [Arg::Guest(host), value(length), value(flags)];
+        match task.call(libc::SYS_getrandom, args) {
+            Err(_) if filled > 0 => break,
+            result => filled += result?,
+        }
+    }
+    Ok(filled)
 }
 
 /// Implements getuid(2), geteuid(2).

@@ -9,7 +9,8 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
 
 use super::layout::{
-    CHUNK, CHUNKS, HOST_BASE, TABLES_CHUNK, TABLES_FIRST_SLOT, TABLES_HOST, TABLES_PHYSICAL,
+    APART_HOST, APART_PHYSICAL, APART_SLOT, CHUNK, CHUNKS, HOST_BASE, LARGE_PAGE, TABLES_CHUNK,
+    TABLES_FIRST_SLOT, TABLES_HOST, TABLES_PHYSICAL,
 };
 use crate::errno::Errno;
 use crate::fs::descriptors::raise;
@@ -111,9 +112,10 @@ impl Device {
         // SAFETY: a VM descriptor of this device, owned from here by `VmFd`.
         let fd = unsafe { self.kvm.create_vmfd_from_rawfd(fd.into_raw_fd()) }.map_err(ioctl_error("VM"))?;
         Ok(Vm {
-            fd,
+            fd: Some(fd),
             slots: [false; CHUNKS],
             table_slots: 0,
+            apart: 0,
             detached: false,
         })
     }
@@ -165,21 +167,39 @@ fn restrict_xsave(cpuid: &mut CpuId, xcr0: u64) -> usize {
 ///
 /// Invariant: `slots[i]` says that chunk `i` of the window is a slot, or will be from `attach` on; the slot of a chunk is numbered like it.
 pub struct Vm {
-    fd: VmFd,
+    /// None: it is only a note of what will be memory.
+    fd: Option<VmFd>,
     slots: [bool; CHUNKS],
     table_slots: u32,
+    /// Bytes of the pages apart.
+    apart: u64,
     detached: bool,
 }
 
 impl Vm {
+    /// None: for memory that is laid out before there is one.
+    pub fn none() -> Self {
+        Self {
+            fd: None,
+            slots: [false; CHUNKS],
+            table_slots: 0,
+            apart: 0,
+            detached: true,
+        }
+    }
+
+    fn fd(&self) -> Result<&VmFd, Errno> {
+        self.fd.as_ref().ok_or(Errno::BADF)
+    }
+
     pub fn descriptor(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     /// A new vCPU's descriptor, raised.
     pub fn create_vcpu_fd(&self, id: usize) -> Result<kvm_ioctls::VcpuFd, KvmError> {
         // SAFETY: an ioctl with a number; the result is checked.
-        let fd = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_CREATE_VCPU, id) };
+        let fd = unsafe { libc::ioctl(self.descriptor(), KVM_CREATE_VCPU, id) };
         if fd < 0 {
             return Err(KvmError::Ioctl {
                 what: "KVM_CREATE_VCPU",
@@ -191,8 +211,11 @@ impl Vm {
             what: "KVM_CREATE_VCPU",
             source,
         })?;
+        let vm = self
+            .fd()
+            .map_err(|source| KvmError::Ioctl { what: "vCPU", source })?;
         // SAFETY: a vCPU descriptor of this VM, owned from here by `VcpuFd`.
-        unsafe { self.fd.create_vcpu_from_rawfd(fd.into_raw_fd()) }.map_err(ioctl_error("vCPU"))
+        unsafe { vm.create_vcpu_from_rawfd(fd.into_raw_fd()) }.map_err(ioctl_error("vCPU"))
     }
 
     /// Makes the chunks of the window that hold `start..end` memory of the VM.
@@ -238,7 +261,22 @@ impl Vm {
             let slot = TABLES_FIRST_SLOT + number;
             self.set_slot(slot, TABLES_PHYSICAL + offset, TABLES_HOST + offset, TABLES_CHUNK)?;
         }
-        Ok(())
+        self.set_apart()
+    }
+
+    /// Makes the pages apart memory of the VM, so many bytes.
+    ///
+    /// Preconditions: it has none of them.
+    pub fn ensure_apart(&mut self, bytes: u64) -> Result<(), Errno> {
+        self.apart = bytes.next_multiple_of(LARGE_PAGE);
+        self.set_apart()
+    }
+
+    fn set_apart(&self) -> Result<(), Errno> {
+        if self.apart == 0 {
+            return Ok(());
+        }
+        self.set_slot(APART_SLOT, APART_PHYSICAL, APART_HOST, self.apart)
     }
 
     /// Makes the same parts of memory this VM's as `other` has.
@@ -248,6 +286,7 @@ impl Vm {
                 self.ensure(chunk * CHUNK, (chunk + 1) * CHUNK)?;
             }
         }
+        self.ensure_apart(other.apart)?;
         self.ensure_tables(u64::from(other.table_slots) * TABLES_CHUNK)
     }
 
@@ -273,8 +312,8 @@ impl Vm {
             memory_size: size,
             userspace_addr: host,
         };
-        // SAFETY: the range lies in the window or in the table region, both reserved for the life of the process and
-        // used by nothing but the guest; slots do not overlap.
-        unsafe { self.fd.set_user_memory_region(region) }.map_err(|error| Errno(error.errno()))
+        // SAFETY: the range lies in the window, in the table region or in the area of pages apart, all of them reserved for the life of
+        // the process and used by nothing but the guest; slots do not overlap.
+        unsafe { self.fd()?.set_user_memory_region(region) }.map_err(|error| Errno(error.errno()))
     }
 }

@@ -29,6 +29,12 @@ pub const TABLES_MAX: u64 = 160 << 20;
 pub const TABLES_CHUNK: u64 = 16 << 20;
 pub const TABLES_FIRST_SLOT: u32 = 2000;
 
+/// Pages apart from the image (`memory::apart`): guest-physical base, where they lie in the monitor, most bytes, slot.
+pub const APART_PHYSICAL: u64 = 192 << 30;
+pub const APART_HOST: u64 = 0x2800_0000_0000;
+pub const APART_MAX: u64 = 64 << 20;
+pub const APART_SLOT: u32 = 3000;
+
 /// Global descriptor table, interrupt descriptor table: supervisor only.
 pub const GDT: u64 = 0x2_0000;
 pub const IDT: u64 = 0x2_1000;

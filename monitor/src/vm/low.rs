@@ -187,11 +187,14 @@ pub fn write_frame(address: u64, frame: Frame) {
     write_word(address + 32, USER_DATA);
 }
 
-/// Writes what is there into the page of the first return frames, so that it is there.
-pub fn touch_frames() {
-    let first = (HOST_BASE + FRAMES) as *mut u64;
-    // SAFETY: an aligned word of the low area; volatile, because a compiler leaves out a write of what was read just now.
-    unsafe { first.write_volatile(first.read_volatile()) };
+/// Writes what is there into these pages of the low area, so that they are this process's own.
+pub fn touch_pages(pages: &[u64]) {
+    for page in pages {
+        debug_assert!(*page < LOW_END);
+        let first = (HOST_BASE + page) as *mut u64;
+        // SAFETY: an aligned word of the low area; volatile, because a compiler leaves out a write of what was read just now.
+        unsafe { first.write_volatile(first.read_volatile()) };
+    }
 }
 
 /// Reads the frame at `address`, and whether it returns to ring 3.

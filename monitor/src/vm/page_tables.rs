@@ -5,11 +5,13 @@
 //! made in this order, under the lock of the address space: clear the entries, change the host mapping (which makes KVM drop its
 //! shadow of them), set the entries.
 //!
-//! 4 KiB entries, but a 2 MiB one where a whole aligned region has one protection and never had another.
+//! 4 KiB entries, but a 2 MiB one where a whole aligned region has one protection and never had another. A page is where its address is, or
+//! apart (`memory::apart`).
 #![allow(unsafe_code)]
 
 use super::layout::{LARGE_PAGE, PAGE, TABLES_HOST, TABLES_MAX, TABLES_PHYSICAL, WINDOW};
 use crate::errno::Errno;
+use crate::memory::apart;
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 1 << 1;
@@ -224,7 +226,10 @@ impl PageTables {
         while at < end {
             let next = ((at | (LARGE_PAGE - 1)) + 1).min(end);
             let region = index(at, LARGE_PAGE);
-            let whole = next - at == LARGE_PAGE && self.leaves[region] == 0 && !self.observed;
+            let whole = next - at == LARGE_PAGE
+                && self.leaves[region] == 0
+                && !self.observed
+                && (bits == 0 || !apart::any(at, next));
             if whole && (bits != 0 || self.directories[index(at, GIB)] != 0) {
                 let directory = self.directory(at)?;
                 self.table(directory)[region % 512] = if bits == 0 { 0 } else { bits | at | LARGE };
@@ -236,7 +241,11 @@ impl PageTables {
                     .iter_mut()
                     .zip((at..next).step_by(4096))
                 {
-                    *slot = if bits == 0 { 0 } else { bits | page };
+                    *slot = if bits == 0 {
+                        0
+                    } else {
+                        bits | apart::physical(page)
+                    };
                 }
             }
             at = next;
