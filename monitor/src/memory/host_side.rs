@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use super::apart;
 use super::mapping::{Backing, Mapping};
 use crate::errno::Errno;
-use crate::vm::layout::{APART_HOST, HOST_BASE, LARGE_PAGE, PAGE};
+use crate::vm::layout::{APART_HOST, HOST_BASE, LARGE_PAGE, NOTHING, PAGE, WINDOW};
 
 fn host_pointer(address: u64) -> *mut libc::c_void {
     (HOST_BASE + address) as *mut libc::c_void
@@ -57,6 +57,15 @@ pub fn reserve(start: u64, length: u64, fixed: i32) -> Result<(), Errno> {
         apart::forget(start, start + length);
         Ok(())
     }
+}
+
+/// Takes the window away, and what keeps the range behind it empty.
+pub fn clear_window() -> Result<(), Errno> {
+    // SAFETY: what `Space::detached` has reserved; nothing runs there.
+    if unsafe { libc::munmap(host_pointer(0), size(WINDOW + NOTHING)?) } < 0 {
+        return Err(Errno::last());
+    }
+    Ok(())
 }
 
 pub fn host_protect(start: u64, length: u64, protection: i32) -> Result<(), Errno> {

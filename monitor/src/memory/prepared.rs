@@ -5,13 +5,13 @@
 
 use std::os::fd::OwnedFd;
 
-use super::host_side::host_advise;
+use super::host_side::{self, host_advise};
 use super::restoring::SpaceState;
 use super::space::Space;
 use super::{apart, charge};
 use crate::errno::Errno;
 use crate::vm::kvm::Vm;
-use crate::vm::layout::{CLOCK_PAGE, FRAMES, LARGE_PAGE, PAGE, large_page_down};
+use crate::vm::layout::{CLOCK_PAGE, FRAMES, LARGE_PAGE, PAGE, WINDOW, large_page_down};
 use crate::vm::low;
 use crate::working_set::{Run, Warmth, WorkingSet};
 
@@ -63,6 +63,13 @@ impl Prepared {
             }
         }
         Ok(prepared)
+    }
+
+    /// In another child, which makes an address space of its own: nothing is in the window any more.
+    pub fn discard(self) -> Result<(), Errno> {
+        host_side::clear_window()?;
+        apart::forget(0, WINDOW);
+        Ok(())
     }
 
     /// In a clone: makes it the memory of `vm`, but for `attach`, with copies of the pages apart from `content`. Gives how many pages its guest is

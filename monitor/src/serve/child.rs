@@ -223,7 +223,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         stamp,
         rehearsed,
         apart,
-        prepared: _,
+        prepared,
         place,
         enclosed: _,
         orphans: _,
@@ -232,6 +232,9 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
     } = world;
     // What an instance could write there would be in all others.
     drop(apart);
+    if let Some(prepared) = prepared {
+        prepared.discard().map_err(|error| internal("memory", &error))?;
+    }
     let place = place.ok_or_else(|| internal("sockets", &"no place for their names"))?;
     let vm = device.create_vm().map_err(|error| internal("KVM", &error))?;
     let mut space =
