@@ -31,6 +31,7 @@ class Run:
         self.plan = plan
         self.parts = parts
         self.names = names
+        self.failed = False
         self.began = time.monotonic()
         self.results = Results(
             mode=plan.mode,
@@ -49,7 +50,12 @@ class Run:
             return
         began = time.monotonic()
         print(f"{began - self.began:6.0f} s  {name} …", file=sys.stderr, flush=True)
-        work()
+        try:
+            work()
+        except SystemExit as error:  # a wrong answer, or what did not come: the other parts are measured all the same
+            print(f"         {name} failed: {error}", file=sys.stderr, flush=True)
+            self.results.missing[name] = f"failed: {error}"
+            self.failed = True
         self.results.seconds = time.monotonic() - self.began
 
     def all(self, place: Path) -> Results:
@@ -146,13 +152,16 @@ def main() -> None:
     parts, names = ([word for word in text.split(",") if word] for text in (options.parts, options.contenders))
     # Short: sockets lie below it.
     with tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as name:
-        results = Run(plan, parts, names).all(Path(name))
+        run = Run(plan, parts, names)
+        results = run.all(Path(name))
     target = options.save or (LATEST if plan.is_full and not parts and not names else None)
     if target is not None:
         results.save(target)
     print(report.tables(results))
     if target == LATEST:
         report.publish(results)
+    if run.failed:
+        raise SystemExit("a part of the run failed; the results say which")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ server is late, the time counts from the scheduled moment all the same. So a sta
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -21,6 +24,7 @@ from bench.results import LoadPoint
 
 PATIENCE_S = 15.0  # after the last arrival, for answers that are late
 CONNECTIONS = 2048  # more calls at a time than this wait in the generator, and are late
+_NICE = -15
 REFUSALS = (429, 503)
 
 
@@ -212,6 +216,18 @@ class Clients:
                 connection.transport.abort()
 
 
+@contextmanager
+def precedence() -> Iterator[None]:
+    """The generator before everything else on the machine, where it may: it stands for clients that are elsewhere."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
 def offer(target: Target, rate: float, seconds: float, *, seed: int = 1) -> tuple[LoadPoint, Outcomes]:
     """Calls by a schedule of `rate` a second for `seconds`."""
     moments = list(schedule(rate, seconds, seed))
@@ -222,7 +238,8 @@ def offer(target: Target, rate: float, seconds: float, *, seed: int = 1) -> tupl
         await clients.by_schedule(moments)
         clients.close()
 
-    uvloop.run(run())
+    with precedence():
+        uvloop.run(run())
     return outcomes.point(rate, len(moments), seconds), outcomes
 
 

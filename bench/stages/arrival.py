@@ -6,16 +6,19 @@ import json
 import statistics
 import subprocess
 import tarfile
+import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from bench import images
-from bench.node import Node, manifest, running
+from bench.node import manifest, running
 from bench.results import Arrival, Part
 from bench.stages.plan import Plan
 from tests.support.registry import running_registry
 
-MIB, FILES = 28, 4600  # beside the interpreter, which has the rest of 55 MB and 7,000 files
+_LOOK_S = 0.005
+MIB, FILES = 52, 5780  # beside the interpreter, which has the rest of 55 MB and 7,000 files
 
 
 def measure(plan: Plan, place: Path) -> Arrival:
@@ -28,10 +31,12 @@ def measure(plan: Plan, place: Path) -> Arrival:
         _run("skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{layout}:latest", f"docker://{name}")
         for number in range(plan.arrivals):
             with running(place, images.floor(), name=f"arrival-{number}") as node:
-                began = time.time()
-                node.apply([{**manifest(layout, "arrives"), "spec": {"image": f"docker://{name}"}}])
-                ready.append(time.time() - began)
-                parts = _parts(node, ready[-1])
+                began = time.perf_counter()
+                with Watch(node.data) as watch:
+                    node.apply([{**manifest(layout, "arrives"), "spec": {"image": f"docker://{name}"}}])
+                ready.append(time.perf_counter() - began)
+                boot = (node.get("/_mayfly/functions/default/arrives") or {})["serving"]["boot_ms"]
+                parts = watch.parts(boot / 1000 if boot else None, ready[-1])
             took = []
             for words in (
                 ("skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{name}", f"oci:{place}/copy-{number}:latest"),
@@ -55,14 +60,53 @@ def measure(plan: Plan, place: Path) -> Arrival:
     )
 
 
-def _parts(node: Node, whole: float) -> list[Part]:
-    """Where the last arrival's time went, as far as the server says it."""
-    status = node.get("/_mayfly/functions/default/arrives") or {}
-    boot = (status.get("serving") or {}).get("boot_ms")
-    found = [Part(name="apply to Ready", value=whole, unit="s")]
-    if boot is not None:
-        found.append(Part(name="of it: the boot until the program is ready", value=boot / 1000, unit="s"))
-    return found
+class Watch:
+    """When what a deployment leaves on disk was first there, seconds from the beginning, while the block runs."""
+
+    # In their order; a part ends when its trace is there, and the next begins then.
+    TRACES: ClassVar = (
+        ("resolving the reference, until the first byte is here", "bundles/layout/blobs/sha256/*"),
+        ("pulling and verifying, until unpacking begins", "bundles/tmp/*/work"),
+        ("unpacking with umoci, and syncing to disk", "bundles/unpacked/sha256-*/rootfs"),
+        ("publishing the revision", "bundles/revisions/default/arrives/current"),
+    )
+
+    def __init__(self, data: Path) -> None:
+        self.seen: dict[str, float] = {}
+        self._data = data
+        self._over = threading.Event()
+        self._began = time.perf_counter()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        left = list(self.TRACES)
+        while not self._over.wait(_LOOK_S):
+            for trace in list(left):
+                name, pattern = trace
+                if any(True for _ in self._data.glob(pattern)):
+                    self.seen[name] = time.perf_counter() - self._began
+                    left.remove(trace)
+
+    def parts(self, boot_s: float | None, whole: float) -> list[Part]:
+        """What lies between the traces; what left none is in the part after it."""
+        found, before = [], 0.0
+        for name, _ in self.TRACES:
+            if (at := self.seen.get(name)) is not None and at >= before:
+                found.append(Part(name=name, value=at - before, unit="s"))
+                before = at
+        if boot_s is not None:
+            found.append(Part(name="booting the program, until it is ready", value=boot_s, unit="s"))
+            before += boot_s
+        found.append(Part(name="rehearsing, the first instance, and telling", value=max(0.0, whole - before), unit="s"))
+        return [*found, Part(name="apply to Ready", value=whole, unit="s")]
 
 
 def _measured(layout: Path) -> tuple[float, int]:
