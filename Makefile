@@ -57,7 +57,7 @@ test: build test-packages $(VENV)/.dev
 
 # What `make test` does a little of, in full; the figures that come out are the last lines of each part. What measures times or ratios runs alone.
 PROOF       := THREADED_CALLS=3600 KILLS=200 MONITOR_KILLS=50 UPDATES=40 OUTPUT_MIB=1024 SPINNING=100 OPENS=1000000 CLONES=1000 \
-               RESIDUE_CALLS=10000 SNAPSHOT_KILLS=100 SEQUENCES=20000 RACES=1000000 FLIPS=200000 API_RESTARTS=20 IMAGES=2000
+               RESIDUE_CALLS=10000 SNAPSHOT_KILLS=100 SEQUENCES=20000 RACES=1000000 FLIPS=200000 API_RESTARTS=20 REST_SECONDS=300 IMAGES=2000
 PROOF_ALONE := GONE_MS=1000 NEIGHBOUR_CALLS=300 OPENS=1000000
 PROOF_TESTS := hazards downloader/test_process.py downloader/test_on_a_cluster.py \
                $(patsubst %,system/test_%.py,cluster isolation registry kills updates bad_functions bad_calls) \

@@ -18,6 +18,7 @@ from faas_resources import ConditionReport, Image, StatusPatch, StoreFailed, Tru
 from faas_resources.crds import DIRECTORY
 from faas_resources.store import Event, EventType
 from faas_resources.store.kubernetes import KubernetesStore, watching
+from faas_resources.store.kubernetes.reading import Latest
 from tests.resources.conftest import PACE, Watcher
 from tests.resources.conftest import watching as watchers
 from tests.support.cluster import Cluster
@@ -340,6 +341,39 @@ async def test_row_21_status_conflict_is_tried_again(story: Story, behind: Kuber
     said = await behind.patch_status(Image, story.place, "hello", StatusPatch(conditions=(report,)))
     assert fault.hit == 3
     assert said.status.condition("Ready") is not None
+
+
+async def test_a_report_that_says_nothing_new_asks_for_nothing(story: Story, behind: KubernetesStore) -> None:
+    """A node looks at each of its tags every minute, and says the same each time."""
+    applied = await story.apply()
+    await story.watch.next()
+
+    async def say(message: str) -> Image:
+        report = StatusPatch(message=message)
+        return await behind.patch_status(Image, story.place, "hello", report, uid=applied.metadata.uid)
+
+    await say("one")
+    asked = len(story.proxy.requests)
+    assert (await say("one")).status.message == "one"
+    assert len(story.proxy.requests) == asked
+    assert (await say("two")).status.message == "two"
+    assert (await say("one")).status.message == "one"  # not what the watch may tell late
+    assert [request.method for request in story.proxy.requests[asked:]] == ["PATCH", "PATCH"]
+
+
+def test_what_is_known_last_is_the_newest() -> None:
+    def version(number: int) -> dict[str, Any]:
+        return {"metadata": {"namespace": "a", "name": "b", "resourceVersion": str(number)}}
+
+    latest = Latest()
+    latest.written(version(1))
+    assert latest.get("a", "b") is None  # nobody would say when it goes
+    latest.told(version(1))
+    latest.written(version(3))
+    latest.told(version(2))
+    assert latest.get("a", "b") == version(3)
+    latest.gone(version(4))
+    assert latest.get("a", "b") is None
 
 
 async def test_api_server_that_stays_away_fails_an_operation_in_time(cluster: Cluster) -> None:

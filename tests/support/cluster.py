@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import secrets
 import ssl
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,6 +139,14 @@ class Cluster:
     def empty(self) -> None:
         """Deletes every Image: a node serves those of all namespaces, also what another test left, whose registry is gone."""
         self.kubectl("delete", "images", "--all", "--all-namespaces")
+
+    def requests(self) -> Counter[str]:
+        """How many requests the API server has answered, by what they were about."""
+        counted: Counter[str] = Counter()
+        for line in self.kubectl("get", "--raw", "/metrics").splitlines():
+            if line.startswith("apiserver_request_total{") and (matched := re.search(r'resource="([^"]*)"', line)) is not None:
+                counted[matched[1]] += int(float(line.rpartition(" ")[2]))
+        return counted
 
     def token(self, namespace: str, account: str) -> str:
         """A token of a service account, which is made if it is not there."""

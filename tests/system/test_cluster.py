@@ -17,11 +17,12 @@ from tests.support.figures import Figure
 from tests.support.load import Load, Target, call
 from tests.support.node import Node, until
 from tests.support.registry import Registry
-from tests.support.system import configured_node, image_of, size, variables
+from tests.support.system import configured_node, image_of, kept_running, size, variables
 
 pytestmark = pytest.mark.slow
 
 NODE_TIMEOUT = 4.0  # seconds; each node says four times as often that it is there
+REST_SECONDS = size("REST_SECONDS", 4)  # 300 for the full figures: a watch is begun anew after four to five minutes
 RESTARTS = size("API_RESTARTS", 1)  # 20 for the full proof
 
 
@@ -145,6 +146,41 @@ def test_api_server_that_is_killed_and_back_fails_no_call(nodes: dict[str, Node]
     for load in loads:
         assert load.failures == []
     figure(f"{RESTARTS} restarts of the API server: all nodes converged within {slowest:.1f} s of its return")
+
+
+@pytest.mark.timeout(120 + 2 * REST_SECONDS)
+def test_nodes_at_rest_ask_for_little(nodes: dict[str, Node], functions: Functions, figure: Figure) -> None:
+    functions.apply(functions.push("a"))
+    until(lambda: functions.ready(1, *nodes), "readiness on every node")
+    before = functions.cluster.requests()
+    time.sleep(REST_SECONDS)
+    after = functions.cluster.requests()
+    asked = {kind: (after.get(kind, 0) - before.get(kind, 0)) / len(nodes) * 60 / REST_SECONDS for kind in ("images", "leases")}
+    leases = asked["leases"] * NODE_TIMEOUT / 60  # a minute of an ordinary node
+    told = f"{asked['images']:.1f} requests a minute and node for images, {leases:.1f} for leases"
+    figure(f"{len(nodes)} nodes at rest for {REST_SECONDS} s: {told}")
+    assert asked["images"] * REST_SECONDS / 60 <= 2  # of a node: each of its two watches may have come to its end
+    assert leases <= 12
+
+
+@pytest.mark.timeout(300)
+def test_row_12_a_node_that_starts_without_an_api_server_serves_what_it_has(
+    nodes: dict[str, Node], functions: Functions, root: Path, place: Path, monitor: Path
+) -> None:
+    functions.apply(functions.push("a"))
+    fourth = Node(root, place, monitor)
+    fourth.environment.update({**next(iter(nodes.values())).environment, "MAYFLY_NODE": "n4", "MAYFLY_DATA": str(fourth.data)})
+    with kept_running(fourth):
+        until(lambda: functions.ready(1, *nodes, "n4"), "readiness on the new node")
+        assert fourth.stop() == 0
+        functions.cluster.kill_server()
+        fourth.start()
+        until(lambda: call(fourth.url, functions.path).body == b"a 1 1", "what is on disk")
+        assert call(fourth.url, f"/{functions.place}/nobody/").status == 404
+        assert functions.cluster.start_server(), functions.cluster.log()
+        functions.apply(functions.push("b"))
+        until(lambda: functions.ready(2, *nodes, "n4"), "convergence")
+        assert call(fourth.url, functions.path).body == b"b 1 1"
 
 
 @pytest.mark.timeout(300)

@@ -11,7 +11,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from functools import partial
 from typing import Any, Self, TypeVar
 
 from faas_resources.conditions import ImageStatus, StatusPatch, merged
@@ -23,7 +22,7 @@ from faas_resources.nodes import lost, reported, without
 from faas_resources.store.kubernetes.attending import Roll
 from faas_resources.store.kubernetes.connecting import MERGE_PATCH, Api, ApiFailed
 from faas_resources.store.kubernetes.pacing import Pace
-from faas_resources.store.kubernetes.reading import key_of, path_of, resource_of
+from faas_resources.store.kubernetes.reading import Latest, key_of, path_of, resource_of
 from faas_resources.store.kubernetes.watching import Watch, list_raw
 from faas_resources.store.port import Applied, Event, Key
 
@@ -51,6 +50,7 @@ class KubernetesStore:
         """`node` for its planes; without it statuses are those of the whole cluster. `system`: the namespace of the nodes' leases."""
         self._node = node
         self._system = system
+        self._latest = Latest()  # Images, as a watch of this store tells them: what is in the status already is not written, nor asked for
         self._api = Api(pace or Pace(), kubeconfig=kubeconfig, context=context)
 
     async def __aenter__(self) -> Self:
@@ -92,7 +92,7 @@ class KubernetesStore:
             await self._send(kind, namespace, name, "DELETE", path_of(kind, namespace, name), body=preconditions)
 
     async def watch(self, kind: type[R]) -> AsyncIterator[Event[R]]:
-        async with aclosing(Watch(self._api, kind, self._node).events()) as events:
+        async with aclosing(Watch(self._api, kind, self._node, self._latest if kind is Image else None).events()) as events:
             async for event in events:
                 yield event
 
@@ -100,7 +100,7 @@ class KubernetesStore:
         def changed(status: ImageStatus) -> ImageStatus:
             return merged(status, patch) if self._node is None else reported(status, self._node, patch)
 
-        return await self._race(lambda: self._write_status(kind, namespace, name, changed, uid))
+        return await self._write_status(kind, namespace, name, changed, uid)
 
     async def attend(self) -> None:
         assert self._node is not None, "whoever attends is a node"
@@ -184,15 +184,29 @@ class KubernetesStore:
         """Changes the status of every Image that the node has spoken of."""
         items, _ = await list_raw(self._api, Image)
         for raw in items:
-            namespace, name = key_of(raw)
-            if any(entry.get("name") == node for entry in (raw.get("status") or {}).get("nodes") or []):
-                with suppress(NotFound, InvalidResource):
-                    await self._race(partial(self._write_status, Image, namespace, name, changed, None))
+            with suppress(NotFound, InvalidResource):
+                status = resource_of(Image, raw).status
+                if any(entry.name == node for entry in status.nodes) and changed(status) != status:
+                    await self._write_status(Image, *key_of(raw), changed, None)
 
     async def _write_status(
         self, kind: type[R], namespace: str, name: str, changed: Callable[[ImageStatus], ImageStatus], uid: str | None
     ) -> R:
-        stored = await self._raw(kind, namespace, name)
+        known = self._latest.get(namespace, name)
+        if known is not None and uid is not None and (known.get("metadata") or {}).get("uid") != uid:
+            known = None  # the watch lags behind; or it is ahead, and then it is not found
+
+        async def change() -> R:
+            nonlocal known
+            stored, known = known or await self._raw(kind, namespace, name), None  # who was not the first asks what there is then
+            return await self._with_status(kind, stored, changed, uid)
+
+        return await self._race(change)
+
+    async def _with_status(
+        self, kind: type[R], stored: Mapping[str, Any], changed: Callable[[ImageStatus], ImageStatus], uid: str | None
+    ) -> R:
+        namespace, name = key_of(stored)
         metadata = stored.get("metadata") or {}
         if uid is not None and metadata.get("uid") != uid:
             raise NotFound(kind.KIND, namespace, name)
@@ -207,7 +221,9 @@ class KubernetesStore:
             "status": status.model_dump(mode="json", by_alias=True),
         }
         path = path_of(kind, namespace, name, status=True)
-        return resource_of(kind, await self._send(kind, namespace, name, "PATCH", path, body=body, media=MERGE_PATCH), self._node)
+        written = await self._send(kind, namespace, name, "PATCH", path, body=body, media=MERGE_PATCH)
+        self._latest.written(written)
+        return resource_of(kind, written, self._node)
 
     async def _race(self, change: Callable[[], Awaitable[T]], *, once: bool = False) -> T:
         """Makes a change until nobody was faster. `once`: whoever asked wants to hear of it instead."""

@@ -38,10 +38,11 @@ class Roll:
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._mine: Mapping[str, Any] | None = None
         self._seen: dict[str, tuple[str, float]] = {}  # of each node: its lease as it is, and since when it is so, on our clock
+        self._told: dict[str, float] = {}  # when it was last said of a node that it is lost
         self._problem = ""
 
     async def keep(self, lost: Tell, gone: Tell) -> None:
-        """Never ends. `lost` is called for a node that is not heard of, again and again; `gone` once, when it is given up."""
+        """Never ends. `lost` is called for a node that is not heard of, and again from time to time; `gone` once, when it is given up."""
         while True:
             try:
                 await self._say_here()
@@ -78,11 +79,14 @@ class Roll:
         self._seen = dict(self._aged(found.get("items") or [], now))
         silent = {name: now - since for name, (_, since) in self._seen.items() if name != self._node}
         missing = {name: seconds for name, seconds in silent.items() if seconds > self._api.pace.lost}
+        self._told = {name: at for name, at in self._told.items() if name in missing}
         if self._node != min({self._node, *silent} - missing.keys()):
             return
         for name, seconds in sorted(missing.items()):
             if seconds <= self._api.pace.forget:
-                await lost(name)
+                if now - self._told.get(name, -self._api.pace.lost) >= self._api.pace.lost:
+                    await lost(name)
+                    self._told[name] = now
                 continue
             await gone(name)
             log.info("a node that is lost is given up", node=name)

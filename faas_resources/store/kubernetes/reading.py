@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from faas_resources.conditions import ImageStatus
@@ -55,3 +55,38 @@ def path_of(kind: type[R], namespace: str | None = None, name: str | None = None
     except ValueError as error:
         raise InvalidResource([Problem("metadata", f"{namespace!r}/{name or ''!r}: {error}")]) from error
     return "/".join(parts) + ("/status" if status else "")
+
+
+class Latest:
+    """The newest that is known of each object: what a watch told, and what the API server answered to a write since."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, Mapping[str, Any]] = {}
+
+    def get(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """The object as it was known last; None if no watch has told of it."""
+        return self._objects.get((namespace, name))
+
+    def replace(self, raws: Iterable[Mapping[str, Any]]) -> None:
+        """There are these objects, and no others."""
+        self._objects = {key_of(raw): raw for raw in raws}
+
+    def told(self, raw: Mapping[str, Any]) -> None:
+        """A watch has told of an object."""
+        key = key_of(raw)
+        if (known := self._objects.get(key)) is None or not _is_older(raw, known):
+            self._objects[key] = raw
+
+    def written(self, raw: Mapping[str, Any]) -> None:
+        """The API server has answered so; of what no watch has told nothing is kept, as nobody would say when it goes."""
+        if key_of(raw) in self._objects:
+            self.told(raw)
+
+    def gone(self, raw: Mapping[str, Any]) -> None:
+        """A watch has told that an object is gone."""
+        self._objects.pop(key_of(raw), None)
+
+
+def _is_older(raw: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    version, before = version_of(raw), version_of(known)
+    return version.isdecimal() and before.isdecimal() and int(version) < int(before)

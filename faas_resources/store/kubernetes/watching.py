@@ -22,7 +22,7 @@ from faas_resources.metadata import Resource
 from faas_resources.store.comparing import differences
 from faas_resources.store.kubernetes.connecting import Api, ApiFailed
 from faas_resources.store.kubernetes.pacing import Backoff
-from faas_resources.store.kubernetes.reading import key_of, path_of, resource_of, version_of
+from faas_resources.store.kubernetes.reading import Latest, key_of, path_of, resource_of, version_of
 from faas_resources.store.port import Event, EventType, Key
 
 R = TypeVar("R", bound=Resource)
@@ -56,8 +56,10 @@ async def list_raw(api: Api, kind: type[R], namespace: str | None = None) -> tup
 class Watch(Generic[R]):
     """One watcher of all resources of a kind. Its events never end; it raises nothing of the store's."""
 
-    def __init__(self, api: Api, kind: type[R], node: str | None = None) -> None:
+    def __init__(self, api: Api, kind: type[R], node: str | None = None, latest: Latest | None = None) -> None:
+        """`latest` is kept as what the watch tells."""
         self._api = api
+        self._latest = Latest() if latest is None else latest
         self._node = node
         self._kind = kind
         self._told: dict[Key, R] = {}
@@ -91,6 +93,7 @@ class Watch(Generic[R]):
 
     async def _listed(self) -> tuple[dict[Key, R], str]:
         items, version = await list_raw(self._api, self._kind)
+        self._latest.replace(items)
         now: dict[Key, R] = {}
         for raw in items:
             key = key_of(raw)
@@ -150,9 +153,11 @@ class Watch(Generic[R]):
         return True
 
     def _changed(self, raw: Mapping[str, Any]) -> list[Event[R]]:
+        self._latest.told(raw)
         return self._become(key_of(raw), self._read(raw) or self._last_good(raw))
 
     def _deleted(self, raw: Mapping[str, Any]) -> list[Event[R]]:
+        self._latest.gone(raw)
         return self._become(key_of(raw), None)
 
     def _become(self, key: Key, resource: R | None) -> list[Event[R]]:
