@@ -43,3 +43,10 @@ def test_each_deed_is_right_in_a_clone_that_keeps_the_pages_apart(program: Calla
         assert 32 * 4 <= anonymous(parked["pid"], "280000000000-") < 64 * 4
         answers = {deed: serve.call(deed, path=f"/{deed}").body for deed in DEEDS for _ in range(2)}
         assert answers == dict.fromkeys(DEEDS, b"ok"), serve.errors()
+
+
+def test_code_of_2_mib_begins_on_such_a_boundary(program: Callable[..., Path]) -> None:
+    library = program("large_code", "-fPIC", "-shared", "-DLIBRARY")
+    command = [str(MONITOR), "run", "--", str(program("large_code", "-fPIE", "-pie")), str(library)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    assert [int(start, 16) % (2 << 20) for start in shown] == [0, 0], shown

@@ -1,7 +1,7 @@
 //! ELF files: 64-bit, x86-64, executable or shared (elf(5)). The file is a stranger's: every field is checked.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -11,7 +11,7 @@ use crate::memory::FileAt;
 use crate::memory::access;
 use crate::memory::space::Space;
 use crate::sys;
-use crate::vm::layout::{PAGE, WINDOW, page_down, page_up};
+use crate::vm::layout::{LARGE_PAGE, PAGE, WINDOW, page_down, page_up};
 
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
@@ -78,7 +78,7 @@ pub struct Mapped {
 }
 
 /// Reads at an offset until `to` is full or the file ends.
-pub fn read_at(file: &OwnedFd, to: &mut [u8], offset: u64) -> Result<usize, Errno> {
+pub fn read_at(file: &impl AsRawFd, to: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut done = 0;
     while done < to.len() {
         let step = sys::read_at(file, &mut to[done..], offset + done as u64)?;
@@ -90,8 +90,24 @@ pub fn read_at(file: &OwnedFd, to: &mut [u8], offset: u64) -> Result<usize, Errn
     Ok(done)
 }
 
+/// How far into a file its large code is (`Image::large_code`), if it is a library.
+///
+/// Preconditions: it is a regular file.
+pub fn large_code_of(file: &impl AsRawFd) -> Option<u64> {
+    let image = Image::read(file, "").ok().filter(|image| image.relocatable)?;
+    let first = page_down(image.segments.first()?.address);
+    Some(image.large_code()? - first)
+}
+
 impl Image {
-    pub fn read(file: &OwnedFd, path: &str) -> Result<Self, LoadError> {
+    /// The address of code that fills 2 MiB: where it begins on such a boundary, a clone has one entry of KVM's tables for so much of it.
+    pub fn large_code(&self) -> Option<u64> {
+        let fills = |segment: &&Segment| segment.flags & PF_X != 0 && segment.in_file >= LARGE_PAGE;
+        let found = self.segments.iter().find(fills);
+        found.map(|segment| page_down(segment.address))
+    }
+
+    pub fn read(file: &impl AsRawFd, path: &str) -> Result<Self, LoadError> {
         let format = |why| LoadError::Format {
             path: path.to_owned(),
             why,
@@ -223,6 +239,7 @@ fn map_segment(space: &mut Space, file: &Opened, base: u64, segment: &Segment) -
         let file = FileAt {
             fd: file.fd.as_raw_fd(),
             offset,
+            large: None,
             file: file.shown.clone(),
         };
         space.map(page, file_end - page, bits, fixed, Some(file))?;

@@ -10,7 +10,7 @@ use crate::errno::Errno;
 use crate::memory::access;
 use crate::memory::mapping::MappedFile;
 use crate::memory::space::Space;
-use crate::vm::layout::{MMAP_TOP, PAGE, PROGRAM_BASE, VDSO, page_up};
+use crate::vm::layout::{LARGE_PAGE, MMAP_TOP, PAGE, PROGRAM_BASE, VDSO, page_up};
 
 /// Deepest chain of `#!` interpreters (as the kernel's).
 const SCRIPT_DEPTH: usize = 4;
@@ -142,7 +142,11 @@ pub fn load(
         CString::new(file.shown.name.clone()).unwrap_or_else(|_| path.clone())
     };
     let program = elf::Image::read(&file.fd, &name)?;
-    let base = if program.relocatable { PROGRAM_BASE } else { 0 };
+    let base = match program.large_code() {
+        _ if !program.relocatable => 0,
+        Some(code) => (PROGRAM_BASE + code).next_multiple_of(LARGE_PAGE) - code,
+        None => PROGRAM_BASE,
+    };
     let mapped = program.map(space, &file, base, &name)?;
     space.set_heap(page_up(mapped.end).unwrap_or(mapped.end) + PAGE);
     let mut entry = mapped.entry;

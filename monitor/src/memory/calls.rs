@@ -15,6 +15,8 @@ const MAP_32BIT_TOP: u64 = 0x7fff_0000;
 pub struct FileAt {
     pub fd: i32,
     pub offset: u64,
+    /// What of it, so many bytes behind the offset, should begin on a boundary of 2 MiB.
+    pub large: Option<u64>,
     pub file: MappedFile,
 }
 
@@ -66,7 +68,11 @@ impl Space {
             };
             match hint.checked_add(length) {
                 Some(end) if hint != 0 && self.is_free(hint, end) => hint,
-                _ => self.gap(length, top).ok_or(Errno::NOMEM)?,
+                _ => {
+                    let large = file.as_ref().and_then(|file| file.large);
+                    let large = large.and_then(|from| self.large_gap(length, top, from));
+                    large.or_else(|| self.gap(length, top)).ok_or(Errno::NOMEM)?
+                }
             }
         };
         let end = start + length;

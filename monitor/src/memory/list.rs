@@ -5,7 +5,7 @@ use super::mapping::{Backing, MappedFile, Mapping};
 use super::space::Space;
 use crate::errno::Errno;
 use crate::rlimits;
-use crate::vm::layout::{LOW_END, PAGE, WINDOW};
+use crate::vm::layout::{LARGE_PAGE, LOW_END, PAGE, WINDOW, large_page_down};
 
 /// Most mappings (vm.max_map_count).
 const MAPPINGS_MAX: usize = 65530;
@@ -249,6 +249,12 @@ impl Space {
             mapping.end = right.end;
         }
         self.mappings.insert(start, mapping);
+    }
+
+    /// A high free range of `length` bytes below `top` whose part from `from` on begins on a boundary of 2 MiB.
+    pub(super) fn large_gap(&self, length: u64, top: u64, from: u64) -> Option<u64> {
+        let low = self.gap(length.checked_add(LARGE_PAGE)?, top)?;
+        Some(large_page_down(low + LARGE_PAGE + from) - from)
     }
 
     /// The highest free range of `length` bytes below `top`.

@@ -6,12 +6,14 @@ use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{guest_fd, steady};
 use crate::fs::{At, Files, OpenRequest, guest_descriptor};
+use crate::loader::elf;
 use crate::memory::FileAt;
 use crate::memory::access;
 use crate::memory::moving::Remap;
+use crate::sys;
 use crate::sys::calls::{Arg, output, value};
 use crate::task::Task;
-use crate::vm::layout::{LOW_END, PAGE, WINDOW, page_up};
+use crate::vm::layout::{LARGE_PAGE, LOW_END, PAGE, WINDOW, page_up};
 
 const AREA: &str = "memory";
 
@@ -122,7 +124,16 @@ fn mmap(task: &mut Task, [address, length, protection, flags, fd, offset]: Args)
         None
     } else {
         let file = super::paths::files(task).mapped_file(guest_descriptor(fd))?;
-        Some(FileAt { fd, offset, file })
+        // The place is the monitor's to choose, and the whole of a library comes first.
+        let free = address == 0 && offset == 0 && flags & libc::MAP_TYPE == libc::MAP_PRIVATE;
+        let regular = |fd: &i32| sys::stat(fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG);
+        let large = Some(fd).filter(|fd| free && length >= LARGE_PAGE && regular(fd));
+        Some(FileAt {
+            fd,
+            offset,
+            large: large.and_then(|fd| elf::large_code_of(&fd)),
+            file,
+        })
     };
     if file.is_none() && !offset.is_multiple_of(PAGE) {
         return Err(Errno::INVAL);
