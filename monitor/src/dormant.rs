@@ -27,8 +27,6 @@ use crate::syscalls;
 use crate::task::{Task, TaskState};
 use crate::vm::vcpu::Vcpu;
 
-/// The instruction `syscall`.
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
 const FUTEX_WAIT_BITSET: i32 = 9;
 const EVERY_BIT: u64 = u32::MAX as u64;
 /// How long the warden sleeps at most, milliseconds.
@@ -95,7 +93,7 @@ impl Dormant {
     pub fn of(state: &TaskState) -> Option<Self> {
         let mut instruction = [0u8; 2];
         access::read_bytes(state.registers.rip, &mut instruction).ok()?;
-        if instruction != SYSCALL {
+        if instruction != syscalls::INSTRUCTION {
             return None;
         }
         let registers = &state.registers;

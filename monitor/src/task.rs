@@ -233,6 +233,15 @@ impl Task {
         self.call(number, args.map(Arg::Value))
     }
 
+    /// As `run`, for a thread that a snapshot has restored: most stand before a call, of which the answer is known at once.
+    pub fn go_on(&mut self) {
+        host::set_mask(self.mask);
+        self.make_pending_call();
+        if self.flow != Flow::ThreadEnd {
+            self.run();
+        }
+    }
+
     /// Runs the guest on this thread until the thread ends. The process may end inside.
     pub fn run(&mut self) {
         host::set_mask(self.mask);

@@ -49,7 +49,7 @@ def test_every_call_has_a_machine_that_no_other_call_has_seen(serve: Serve) -> N
     assert len({answer.instance for answer in answers}) == 100
     receipts = [serve.ended(f"call-{number}") for number in range(100)]
     assert {receipt["cause"] for receipt in receipts} == {"closed"}
-    assert all(receipt["syscalls"] > 0 and receipt["exits"] >= receipt["syscalls"] and receipt["bytes_out"] > 0 for receipt in receipts)
+    assert all(receipt["syscalls"] > 1 and receipt["exits"] >= receipt["syscalls"] - 1 and receipt["bytes_out"] > 0 for receipt in receipts)
     pids = {event["pid"] for event in serve.events if event["event"] == "parked" and event["instance"] in {a.instance for a in answers}}
     assert len(pids) == 100
     until(lambda: not any(alive(pid) for pid in pids))

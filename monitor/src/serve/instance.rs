@@ -144,7 +144,7 @@ fn run_clone(
     process.release();
     match main {
         Some(mut task) => {
-            task.run();
+            task.go_on();
             end_process(0)
         }
         // The program's main thread had ended before.

@@ -36,6 +36,9 @@ use crate::errno::{Errno, SysResult};
 use crate::task::Task;
 use crate::vm::vcpu::Registers;
 
+/// `syscall`.
+pub const INSTRUCTION: [u8; 2] = [0x0f, 0x05];
+
 /// The six arguments.
 pub type Args = [u64; 6];
 pub type Handler = fn(&mut Task, Args) -> SysResult;

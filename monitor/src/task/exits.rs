@@ -2,6 +2,7 @@
 
 use super::{Flow, SI_KERNEL, SYSCALL_LENGTH, Task};
 use crate::errno::{Errno, SysResult};
+use crate::memory::access;
 use crate::memory::faults::Fault;
 use crate::signals::frame::{FIXED_FLAGS, Trap, USER_FLAGS};
 use crate::signals::{SA_RESTART, host};
@@ -43,8 +44,31 @@ impl Task {
             rflags: raw.r11,
             ..raw
         };
+        self.answer(&raw);
+    }
+
+    /// Makes the system call that the thread stands before, if it does: without entering the guest for it.
+    pub(super) fn make_pending_call(&mut self) {
+        let next = self.registers.rip;
+        let mut instruction = [0u8; 2];
+        if access::read_bytes(next, &mut instruction).is_err() || instruction != syscalls::INSTRUCTION {
+            return;
+        }
+        let behind = next + SYSCALL_LENGTH;
+        self.registers = Registers {
+            rip: behind,
+            rcx: behind,
+            r11: self.registers.rflags,
+            ..self.registers
+        };
+        let raw = self.vcpu.registers();
+        self.answer(&raw);
+    }
+
+    /// Answers the call in `registers`, which are those of ring 3; `raw` are the vCPU's.
+    fn answer(&mut self, raw: &Registers) {
         // As the kernel: the number is an int.
-        let number = u64::from(syscalls::memory::int(raw.rax).cast_unsigned());
+        let number = u64::from(syscalls::memory::int(self.registers.rax).cast_unsigned());
         self.flow = Flow::Return;
         let result = syscalls::dispatch(self, number);
         match self.flow {
@@ -58,7 +82,7 @@ impl Task {
             // `come_to_rest` takes the registers as they are here.
             return;
         }
-        if self.flow == Flow::Fresh {
+        if self.flow == Flow::Fresh || low::in_stub(raw.rip).is_none() {
             self.vcpu.set_registers(self.registers);
             return;
         }
