@@ -15,7 +15,7 @@ from bench.claims import claims
 from bench.machine import commit, machine
 from bench.quantiles import ratio
 from bench.results import LATEST, Results
-from bench.stages import arrival, growth, idle, latency, load, monitor, overload, profile, streaming, workloads
+from bench.stages import arrival, fronts, growth, idle, latency, load, monitor, overload, profile, streaming, workloads
 from bench.stages.plan import PLANS, Plan
 
 _PROFILED = "profiled"
@@ -67,6 +67,7 @@ class Run:
         with node.running(place, images.floor(), {"MAYFLY_RUNTIMES": runtimes}) as main:
             self.part("contenders", lambda: self._contenders(kinds, main, place))
             self.part("profile", lambda: self._profile(main))
+            self.part("fronts", lambda: self._fronts(main))
             self.part("streaming", lambda: self._streaming(main))
             self.part("bodies", lambda: self._bodies(main))
             self.part("workloads", lambda: self._workloads(main))
@@ -88,6 +89,9 @@ class Run:
     def _profile(self, main: node.Node) -> None:
         main.apply([node.manifest(images.cpython(), _PROFILED)])
         self.results.profile = profile.measure(main, _PROFILED, self.plan.monitor_calls // 5)
+
+    def _fronts(self, main: node.Node) -> None:
+        self.results.fronts = fronts.measure(main, self.plan)
 
     def _streaming(self, main: node.Node) -> None:
         self.results.streaming = streaming.measure(main, self.plan)

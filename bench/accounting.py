@@ -33,13 +33,18 @@ def command(pid: int) -> bytes:
         return b""
 
 
+def stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on; None if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+
+
 def cpu_ms(pid: int) -> float:
     """Processor milliseconds of one process, with those of its children that have ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return 0.0
-    return sum(int(value) for value in fields[11:15]) * 1000 / TICKS
+    fields = stat(pid)
+    return 0.0 if fields is None else sum(int(value) for value in fields[11:15]) * 1000 / TICKS
 
 
 def tree_cpu_ms(pid: int) -> float:

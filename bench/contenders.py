@@ -183,7 +183,7 @@ def _alone(kind: Kind, place: Path) -> Iterator[Standing]:
     with (place / f"{slug(kind)}.log").open("wb") as log:
         process = subprocess.Popen(words, env=environment, cwd=ROOT, stdout=log, stderr=log)
     try:
-        _await_port(port, process, kind.name)
+        await_port(port, process, kind.name)
         target = Target("127.0.0.1", port, request("/"), says_hello)
         yield Standing(kind, target, lambda: accounting.tree_cpu_ms(process.pid), lambda: _largest(process.pid))
     finally:
@@ -200,7 +200,8 @@ def _largest(pid: int) -> float:
     return max(accounting.private_mib(member) for member in accounting.tree(pid))
 
 
-def _await_port(port: int, process: subprocess.Popen[bytes], name: str) -> None:
+def await_port(port: int, process: subprocess.Popen[bytes], name: str) -> None:
+    """Until somebody listens there; the end of the run if its process never will."""
     deadline = time.monotonic() + START_S
     while True:
         try:

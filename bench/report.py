@@ -97,6 +97,16 @@ def _sections(results: Results) -> Iterator[tuple[str, str]]:
         "## Where the time of one call goes",
         table(["Part", "Median"], [[part.name, f"{part.value:.0f} {part.unit}"] for part in results.profile]),
     )
+    yield (
+        "## The front",
+        table(
+            ["Front", "p50 µs, one at a time", "calls/s, 16 at a time", "CPU µs, one", "CPU µs, 16"],
+            [
+                [front.name, *(f"{value:.0f}" for value in (front.p50_us, front.calls_per_second, front.cpu_us, front.busy_cpu_us))]
+                for front in results.fronts
+            ],
+        ),
+    )
     yield "## Functions", _workloads(results)
     yield "## The way in", _arrival(results)
     yield "## Many functions", _idle(results)

@@ -116,6 +116,16 @@ class Part(_Part):
     expected: Annotated[float | None, Field(description="the figure of the trials that the design was made by")] = None
 
 
+class Front(_Part):
+    """A front before the same warm process."""
+
+    name: str
+    p50_us: Annotated[float, Field(description="one call at a time")]
+    calls_per_second: Annotated[float, Field(description="sixteen at a time")]
+    cpu_us: Annotated[float, Field(description="processor time of the front per call, one at a time")]
+    busy_cpu_us: Annotated[float, Field(description="the same, sixteen at a time")]
+
+
 class Streaming(_Part):
     """Bodies that do not fit anywhere."""
 
@@ -203,6 +213,7 @@ class Results(_Part):
     workloads: list[Workload] = []
     micro: list[Part] = []
     profile: list[Part] = []
+    fronts: list[Front] = []
     streaming: Streaming | None = None
     overload: Overload | None = None
     idle: Idle | None = None
