@@ -164,9 +164,7 @@ def _behind(kind: Kind, node: Node) -> Standing:
 @contextmanager
 def _alone(kind: Kind, place: Path) -> Iterator[Standing]:
     """A server that clients call directly."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     workers = str(os.cpu_count() or 1)
     words = {
         "gunicorn": [
@@ -198,6 +196,14 @@ def _alone(kind: Kind, place: Path) -> Iterator[Standing]:
 def _largest(pid: int) -> float:
     """Private memory of the process that answers: the largest of a server's."""
     return max(accounting.private_mib(member) for member in accounting.tree(pid))
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def await_port(port: int, process: subprocess.Popen[bytes], name: str) -> None:

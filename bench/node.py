@@ -66,14 +66,7 @@ class Node:
 
     def get(self, path: str) -> Any:
         """An answer of the management front; None if there is none under that path."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            body = response.read()
-            return json.loads(body) if response.status == 200 else None
-        finally:
-            connection.close()
+        return get(self.host, self.port, path)
 
     def receipt(self, call: str) -> dict[str, Any] | None:
         """The receipt of a call, both halves of it."""
@@ -110,6 +103,18 @@ class Node:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def get(host: str, port: int, path: str) -> Any:
+    """A JSON answer of a server; None if it has none under that path."""
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+        return json.loads(body) if response.status == 200 else None
+    finally:
+        connection.close()
 
 
 def manifest(layout: Path, name: str, environment: Mapping[str, str] | None = None, **spec: Any) -> dict[str, Any]:

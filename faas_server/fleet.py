@@ -27,7 +27,12 @@ from faas_server.supervising import BOOT_PAUSE_S, Revision, Starts, State
 
 Key = tuple[str, str]
 
-_HOPEFUL = (State.BOOTING, State.READY, State.RESTARTING)  # ready, and yet not taking calls: its monitor has died a moment ago
+_HOPEFUL = (
+    State.BOOTING,
+    State.READY,
+    State.RESTARTING,
+    State.ASLEEP,
+)  # ready, and yet not taking calls: its monitor has died a moment ago
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +67,11 @@ class Function:
         """The revision that takes calls at this moment."""
         return self.serving if self.serving is not None and self.serving.takes_calls else None
 
+    @property
+    def answers(self) -> bool:
+        """Whether calls are taken: at once, or as soon as the function is awake."""
+        return self.serving is not None and (self.serving.takes_calls or self.serving.state is State.ASLEEP)
+
     async def revision(self) -> Revision:
         """The revision that takes calls, as soon as there is one; Refusal when there is none and will be none soon."""
         while True:
@@ -69,6 +79,8 @@ class Function:
                 raise Refusal(404, f"there is no function {self.name}")
             if (revision := self.ready()) is not None:
                 return revision
+            if self.serving is not None and self.serving.state is State.ASLEEP:
+                self.serving.wake()
             if not any(revision.state in _HOPEFUL for revision in self.revisions()):
                 problem = self.target().problem
                 reason = f": {problem.reason}" if problem is not None else ""
@@ -187,13 +199,13 @@ class Fleet:
         function = self.functions.get((revision.spec.namespace, revision.spec.name))
         if function is None or revision not in (function.serving, function.coming):
             return
-        if revision is function.coming and revision.state is State.READY:
+        if revision is function.coming and revision.state in (State.READY, State.ASLEEP):
             old, function.serving, function.coming = function.serving, revision, None
             function.gate.limit = revision.spec.concurrency
             _log.info("revision takes calls", function=function.name, revision=revision.id, instead_of=old.id if old else None)
             if old is not None:
                 self._retire(old)
-        if self._first is not None and revision.state in (State.READY, State.FAILED):
+        if self._first is not None and revision.state in (State.READY, State.ASLEEP, State.FAILED):
             self._first.discard(function.key)
         self._report(function)
         function.wake()
@@ -213,7 +225,7 @@ class Fleet:
         """See Listener."""
         function = self.functions.get((revision.spec.namespace, revision.spec.name))
         if function is not None:
-            function.metrics.ran(monitor.bad_lines, again=revision.state is not State.DRAINING)
+            function.metrics.ran(monitor.bad_lines, again=revision.state not in (State.DRAINING, State.ASLEEP))
 
     # ---- what others see
 
@@ -222,7 +234,7 @@ class Fleet:
         serving = function.serving
         also = f"; revision {serving.id} still serves" if serving is not None and serving is not revision else ""
         match revision.state:
-            case State.READY:
+            case State.READY | State.ASLEEP:  # whether it sleeps is nothing to write a status for
                 status, reason, message = Truth.TRUE, "Serving", f"revision {revision.id} serves"
                 if revision.spec.runtime is not None:
                     message += f" by the OCI runtime {revision.spec.runtime}, a container for each call"
@@ -241,7 +253,7 @@ class Fleet:
     def _gauges(self) -> Iterator[Gauges]:
         for function in self.functions.values():
             parked = sum(len(revision.parked) for revision in function.revisions())
-            yield Gauges(function.key, function.gate.inside, function.gate.waiting, parked, function.ready() is not None)
+            yield Gauges(function.key, function.gate.inside, function.gate.waiting, parked, function.answers)
 
 
 def _repeats(revision: Revision) -> Finding | None:

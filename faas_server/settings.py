@@ -86,6 +86,11 @@ class Settings(StoreChoice, BaseSettings):
     )
 
     # How long
+    sleep_after: Annotated[float, Field(ge=0)] = Field(
+        600.0,
+        description="Seconds without a call after which a function sleeps: no process and no memory is left of it, its snapshot on disk "
+        "wakes it at the next call. A function without a kept snapshot does not sleep. 0: none does.",
+    )
     ready_timeout: Seconds = Field(30.0, description="Seconds in which a program must be ready after it was started.")
     fetch_timeout: Seconds = Field(
         120.0, description="Seconds for which a node that starts takes no calls because it still fetches functions; then those wait."

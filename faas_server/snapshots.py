@@ -15,6 +15,7 @@ from bundles.durable import remove_tree
 from faas_server.settings import Settings
 
 _DAY_S = 86_400
+_ASLEEP = "asleep"
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +32,25 @@ def place(settings: Settings, revision: str) -> tuple[Path, int] | None:
         _log.warning("snapshots are not kept", directory=str(directory), error=str(error))
         return None
     return directory / "snapshot", int(settings.snapshot_days * _DAY_S)
+
+
+def is_kept(settings: Settings, revision: str) -> bool:
+    """Whether there is a file to begin from; only the monitor can tell whether it is good."""
+    return bool(settings.snapshot_days) and (settings.snapshots / revision / "snapshot").exists()
+
+
+def mark_asleep(settings: Settings, revision: str, asleep: bool) -> None:
+    """Notes beside the file whether its revision sleeps, so that the next server does not wake it for nothing."""
+    note = settings.snapshots / revision / _ASLEEP
+    try:
+        note.touch() if asleep else note.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("whether a revision sleeps is not kept", path=str(note), error=str(error))
+
+
+def was_asleep(settings: Settings, revision: str) -> bool:
+    """Whether a revision slept when the server before this one ended, and can be woken."""
+    return is_kept(settings, revision) and (settings.snapshots / revision / _ASLEEP).exists()
 
 
 def retain(settings: Settings, revisions: Iterable[str]) -> None:

@@ -1,10 +1,14 @@
 """One revision and its monitor: started, watched, started again when it dies, drained when the revision has had its time.
 
     BOOTING ──ready──▶ READY ◀──ready── RESTARTING
-       │                 └───died──────────▲ │
+       │               │ ▲ └───died────────▲ │
+       │     not called│ │called             │
+       │               ▼ │                   │
+       │             ASLEEP                  │
        └──failed, died, late──▶ FAILED ◀─────┘      tried again after a pause, READY if it goes better
     any ──retire──▶ DRAINING ──▶ GONE
 
+A revision that sleeps has no monitor, only its snapshot's file; a call wakes it (`wake`), and it is ASLEEP until its monitor is ready.
 A revision holds its bundle from its first to its last moment, so nobody collects the files that its instances run on.
 """
 
@@ -46,6 +50,7 @@ class State(StrEnum):
     BOOTING = "booting"
     READY = "ready"
     RESTARTING = "restarting"
+    ASLEEP = "asleep"
     FAILED = "failed"
     DRAINING = "draining"
     GONE = "gone"
@@ -104,6 +109,9 @@ class Revision:
         self.parked: set[str] = set()
         self.socket = settings.sockets
         self._calls = 0
+        self._used = time.monotonic()  # when the last call ended
+        self._wanted = asyncio.Event()  # it sleeps, and a call waits
+        self._dozing = False  # its monitor ends because it falls asleep
         self._quiet = asyncio.Event()
         self._settings = settings
         self._listener = listener
@@ -126,8 +134,13 @@ class Revision:
     def leave(self) -> None:
         """A call has used it."""
         self._calls -= 1
+        self._used = time.monotonic()
         if self._calls == 0:
             self._quiet.set()
+
+    def wake(self) -> None:
+        """A call waits for it, if it sleeps."""
+        self._wanted.set()
 
     @property
     def calls(self) -> int:
@@ -176,10 +189,19 @@ class Revision:
                 await asyncio.to_thread(held.enter_context, self.bundle.hold())
                 failures = deaths = 0
                 place = self._starts.first
+                if self._settings.sleep_after and snapshots.was_asleep(self._settings, self.id):
+                    place = self._starts.restart
+                    self._turn(State.ASLEEP)
+                    await self._sleep()
                 while not self._retiring.is_set():
                     began = time.monotonic()
                     if await self._serve(place):
+                        if self._dozing:
+                            await self._sleep()
                         place, failures = self._starts.restart, 0
+                        if self._dozing:
+                            deaths = 0
+                            continue
                         deaths = 1 if time.monotonic() - began > _STEADY_S else deaths + 1
                         pause = DEATH_PAUSE_S[min(deaths, len(DEATH_PAUSE_S)) - 1]
                     else:
@@ -194,6 +216,38 @@ class Revision:
             await self._give_up(Problem("internal", "the server's supervision of it broke; the server's log says why"))
         self._turn(State.GONE)
 
+    async def _sleep(self) -> None:
+        """Until a call waits for it, or it has had its time. Preconditions: it is ASLEEP and has no monitor."""
+        snapshots.mark_asleep(self._settings, self.id, True)
+        ends = [asyncio.create_task(event.wait()) for event in (self._wanted, self._retiring)]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        if not self._retiring.is_set():
+            snapshots.mark_asleep(self._settings, self.id, False)
+
+    async def _fall_asleep(self, monitor: Monitor) -> None:
+        """Ends a monitor that nobody has called for a while, if there is a snapshot to wake from."""
+        after = self._settings.sleep_after
+        began = time.monotonic()
+        while True:
+            quiet = time.monotonic() - max(self._used, began)
+            if self.state is not State.READY or self._calls or not snapshots.is_kept(self._settings, self.id):
+                await asyncio.sleep(after)
+            elif quiet < after:
+                await asyncio.sleep(after - quiet)
+            else:
+                break
+        # From here to the drain nothing else runs: whoever calls now waits until it is awake again.
+        self._dozing = True
+        self._wanted.clear()
+        self._turn(State.ASLEEP)
+        monitor.drain()
+        await asyncio.sleep(_DRAIN_MARGIN_S)
+        monitor.kill()
+
     async def _give_up(self, problem: Problem) -> None:
         self._fail(problem)
         await self._retiring.wait()
@@ -201,6 +255,7 @@ class Revision:
     async def _serve(self, place: asyncio.Semaphore) -> bool:
         """One monitor, from its start, for which it needs a place, to its end; whether the function was ever ready."""
         self.ready = None
+        self._dozing = False
         async with place:
             self._verdict.clear()
             if self._retiring.is_set():
@@ -222,16 +277,21 @@ class Revision:
             if not await _within(self._settings.ready_timeout + _READY_MARGIN_S, self._verdict.wait()):
                 self._fail(Problem("timeout", f"not ready within {self._settings.ready_timeout:g} s, and the monitor did not say so"))
                 monitor.kill()
+        dozing: asyncio.Task[None] | None = None
         try:
             if not self._was_ready() and not await _within(_READY_MARGIN_S, asyncio.shield(ended)):
                 monitor.kill()  # it said that it failed, or is not wanted any more, and does not go
+            if self._was_ready() and self._settings.sleep_after and self.spec.runtime is None:
+                dozing = asyncio.create_task(self._fall_asleep(monitor), name=f"sleep {self.id}")
             status = await ended
         finally:
+            if dozing is not None:
+                dozing.cancel()
             monitor.kill()
             self.parked.clear()
             await asyncio.to_thread(clear_up, self._settings.sockets, self.socket)
         self._listener.ran(self, monitor)
-        if not self._retiring.is_set():
+        if not self._retiring.is_set() and not self._dozing:
             self._died(f"signal {-status}" if status < 0 else f"status {status}")
         return self._was_ready()
 

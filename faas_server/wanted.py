@@ -106,7 +106,7 @@ class Wanted:
         function, image = functions.get(key), self._images.get(key)
         if function is None:
             return image is None or _failed(image)
-        return function.ready() is not None or function.target().state is State.FAILED
+        return function.answers or function.target().state is State.FAILED
 
 
 def _failed(image: Image) -> bool:

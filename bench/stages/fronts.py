@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 
 from bench import accounting, images
 from bench.arrivals import Outcomes, Target, saturate
-from bench.contenders import await_port, request, says_hello
+from bench.contenders import await_port, free_port, request, says_hello
 from bench.node import Node, manifest
 from bench.quantiles import percentile
 from bench.results import Front
@@ -43,7 +42,7 @@ def measure(node: Node, plan: Plan) -> list[Front]:
     with ExitStack() as stack:
         fronts = [_Measured("ours", Target(node.host, node.port, request(f"/default/{_NAME}"), says_hello), lambda: _own_ms(server))]
         for name, workers in (("the least", 1), ("the least, a worker for each core", os.cpu_count() or 1)):
-            port = _free_port()
+            port = free_port()
             words = [sys.executable, str(images.PROGRAMS / "least_front.py"), path, str(port), str(workers)]
             process = subprocess.Popen(words)
             stack.callback(_end, process)
@@ -91,10 +90,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.kill(pid, 9)
     process.kill()
     process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -27,6 +27,7 @@ class Plan:
     images_mib: tuple[int, ...]
     functions: tuple[int, ...]  # with ten parked instances each, at the end
     idle: int
+    idle_real: int  # of them, whose snapshots are there to be called from
     stream_mib: int
     overload_s: float
     arrivals: int
@@ -53,7 +54,8 @@ PLANS: dict[str, Plan] = {
         touched_mib=(0, 1, 4, 16, 64),
         images_mib=(1, 16, 128, 512),
         functions=(1, 10, 25, 50, 100),
-        idle=200,
+        idle=10_000,
+        idle_real=60,
         stream_mib=100,
         overload_s=60.0,
         arrivals=3,
@@ -74,6 +76,7 @@ PLANS: dict[str, Plan] = {
         images_mib=(),
         functions=(1, 3),
         idle=0,
+        idle_real=0,
         stream_mib=100,
         overload_s=3.0,
         arrivals=1,
@@ -94,6 +97,7 @@ PLANS: dict[str, Plan] = {
         images_mib=(),
         functions=(),
         idle=0,
+        idle_real=0,
         stream_mib=4,
         overload_s=0.5,
         arrivals=0,

@@ -145,7 +145,7 @@ class ManagementFront:
         return {
             "namespace": function.key[0],
             "name": function.key[1],
-            "ready": function.ready() is not None,
+            "ready": function.answers,
             "revision": function.serving.id if function.serving is not None else None,
             "serving": _revision(function.serving),
             "coming": _revision(function.coming),
