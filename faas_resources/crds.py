@@ -43,7 +43,6 @@ _DEFINITIONS = (
         columns=(
             {"name": "Image", "type": "string", "jsonPath": ".spec.image", "priority": 1},
             {"name": "Ready", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].status'},
-            {"name": "Nodes", "type": "string", "jsonPath": ".status.nodes[*].name", "priority": 1},
             {"name": "Digest", "type": "string", "jsonPath": ".status.digest"},
             {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
             {"name": "Message", "type": "string", "jsonPath": ".status.message"},

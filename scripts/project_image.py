@@ -38,6 +38,7 @@ def build_project(output: Path, tag: str) -> BuiltImage:
     with tempfile.TemporaryDirectory(prefix="mayfly-image-") as name:
         folder = Path(name)
         _add_packages(folder / _LIBRARIES)
+        _add_name(folder / _LIBRARIES)
         for distribution in _needed():
             _add_distribution(distribution, folder / _LIBRARIES)
         _add_programs(folder / _PROGRAMS)
@@ -57,6 +58,14 @@ def _add_packages(target: Path) -> None:
         for path in sorted(source.iterdir()):
             if path.suffix in {".py", ".yaml"} or path.name == "py.typed":
                 shutil.copyfile(path, folder / path.name)
+
+
+def _add_name(target: Path) -> None:
+    """What tells an installed Mayfly its version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    place = target / f"{project['name']}-{project['version']}.dist-info"
+    place.mkdir()
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
 
 
 def _needed() -> Iterator[metadata.Distribution]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,11 @@ def test_every_module_is_there_with_what_it_needs(run: Run) -> None:
     assert "images.build.kontain.app.yaml" in run(
         "/usr/bin/python3", "-c", "import os; print(os.listdir('/app/lib/faas_resources/crds_yaml'))"
     )
+
+
+def test_it_knows_its_version(run: Run, root: Path) -> None:
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    assert run("/usr/bin/python3", "-c", "from importlib.metadata import version; print(version('mayfly'))") == f"{version}\n"
 
 
 def test_programs_beside_run(run: Run) -> None:
