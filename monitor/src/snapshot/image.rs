@@ -4,11 +4,12 @@
 //! clone has no mapping of the file. Of anonymous memory only pages that exist are copied; a hole reads as zeroes.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::{SnapshotError, failed};
 use crate::errno::{Errno, from_libc};
 use crate::fs::descriptors::private;
+use crate::memory::apart;
 use crate::memory::mapping::{Backing, Mapping};
 use crate::memory::space::Space;
 use crate::sys;
@@ -64,6 +65,7 @@ pub fn write(space: &mut Space, image: BorrowedFd<'_>) -> Result<u64, SnapshotEr
 ///
 /// Preconditions: this process has no guest.
 pub fn collapse(image: BorrowedFd<'_>, regions: &[u64]) -> Result<(), Errno> {
+    let size = usize::try_from(LARGE_PAGE).map_err(|_| Errno::NOMEM)?;
     let length = usize::try_from(WINDOW).map_err(|_| Errno::NOMEM)?;
     // SAFETY: a mapping that nothing reads, where nothing is: NOREPLACE checks.
     let at = unsafe {
@@ -80,7 +82,6 @@ pub fn collapse(image: BorrowedFd<'_>, regions: &[u64]) -> Result<(), Errno> {
         return Err(Errno::last());
     }
     for region in regions.iter().filter(|region| **region < WINDOW) {
-        let size = usize::try_from(LARGE_PAGE).map_err(|_| Errno::NOMEM)?;
         // SAFETY: a part of the mapping made just now.
         unsafe {
             libc::madvise(
@@ -94,7 +95,9 @@ pub fn collapse(image: BorrowedFd<'_>, regions: &[u64]) -> Result<(), Errno> {
     from_libc(unsafe { libc::munmap(at, length) }).map(|_| ())
 }
 
-/// Copies these pages of the image, in order, into a file that has nothing yet.
+/// Copies these pages of the image, in order, into a file that has nothing yet. Where clones read 2 MiB of it at once, it is in a huge page.
+///
+/// Preconditions: as of `collapse`.
 pub fn copy_pages(image: BorrowedFd<'_>, pages: &[u64], to: &OwnedFd) -> Result<(), Errno> {
     let mut page = [0u8; 4096];
     for (offset, address) in (0..).step_by(4096).zip(pages) {
@@ -102,6 +105,15 @@ pub fn copy_pages(image: BorrowedFd<'_>, pages: &[u64], to: &OwnedFd) -> Result<
         if read < page.len() || sys::write_at(to, &page, offset)? < page.len() {
             return Err(Errno::IO);
         }
+    }
+    let huge = apart::huge(pages.len() as u64) * PAGE;
+    let regions: Vec<u64> = (0..huge / LARGE_PAGE).map(|region| region * LARGE_PAGE).collect();
+    if !regions.is_empty() {
+        // A huge page lies within its file. Where the kernel refuses, it is small ones.
+        let whole = i64::try_from(huge.max(pages.len() as u64 * PAGE)).map_err(|_| Errno::INVAL)?;
+        // SAFETY: no pointers.
+        from_libc(unsafe { libc::ftruncate(to.as_raw_fd(), whole) })?;
+        let _ = collapse(to.as_fd(), &regions);
     }
     Ok(())
 }
