@@ -25,12 +25,13 @@ RUNTIMES = ("crun", "runc", "runsc")
 class Run:
     """One run, part by part; what a part finds is in `results` as soon as it has."""
 
-    def __init__(self, plan: Plan, parts: list[str], names: list[str]) -> None:
-        """`parts` and `names` of contenders: only these; empty: all that the plan has."""
+    def __init__(self, plan: Plan, parts: list[str], names: list[str], target: Path | None = None) -> None:
+        """`parts` and `names` of contenders: only these; empty: all that the plan has. `target`: kept there after each part."""
         found, changed = commit()
         self.plan = plan
         self.parts = parts
         self.names = names
+        self.target = target
         self.failed = False
         self.began = time.monotonic()
         self.results = Results(
@@ -52,11 +53,15 @@ class Run:
         print(f"{began - self.began:6.0f} s  {name} …", file=sys.stderr, flush=True)
         try:
             work()
-        except SystemExit as error:  # a wrong answer, or what did not come: the other parts are measured all the same
-            print(f"         {name} failed: {error}", file=sys.stderr, flush=True)
-            self.results.missing[name] = f"failed: {error}"
+        except (SystemExit, Exception) as error:  # noqa: BLE001 - a wrong answer, or what broke: the other parts are measured all the same
+            told = str(error) if isinstance(error, SystemExit) else repr(error)
+            print(f"         {name} failed: {told}", file=sys.stderr, flush=True)
+            self.results.missing[name] = f"failed: {told}"
             self.failed = True
         self.results.seconds = time.monotonic() - self.began
+        self.results.claims = claims(self.results)
+        if self.target is not None:  # what is measured is kept, whatever becomes of the rest
+            self.results.save(self.target)
 
     def all(self, place: Path) -> Results:
         """Everything, on nodes in `place`."""
@@ -67,17 +72,16 @@ class Run:
         with node.running(place, images.floor(), {"MAYFLY_RUNTIMES": runtimes}) as main:
             self.part("contenders", lambda: self._contenders(kinds, main, place))
             self.part("profile", lambda: self._profile(main))
-            self.part("fronts", lambda: self._fronts(main))
+            self.part("overload", lambda: self._overload(main))
             self.part("streaming", lambda: self._streaming(main))
+            self.part("fronts", lambda: self._fronts(main))
             self.part("bodies", lambda: self._bodies(main))
             self.part("workloads", lambda: self._workloads(main))
-            self.part("images", lambda: self._images(main))
-            self.part("overload", lambda: self._overload(main))
         self.part("monitor", lambda: self._monitor(place))
         self.part("functions", lambda: self._functions(place))
-        self.part("idle", lambda: self._idle(place))
         self.part("arrival", lambda: self._arrival(place))
-        self.results.claims = claims(self.results)
+        self.part("idle", lambda: self._idle(place))
+        self.part("images", lambda: self._images(place))
         return self.results
 
     def _contenders(self, kinds: list[contenders.Kind], main: node.Node, place: Path) -> None:
@@ -104,8 +108,9 @@ class Run:
     def _workloads(self, main: node.Node) -> None:
         self.results.workloads += workloads.measure(main, self.plan)
 
-    def _images(self, main: node.Node) -> None:
-        self.results.curves += growth.image_sizes(main, self.plan)
+    def _images(self, place: Path) -> None:
+        with node.running(place, images.floor(), name="sizes") as sizes:
+            self.results.curves += growth.image_sizes(sizes, self.plan)
 
     def _overload(self, main: node.Node) -> None:
         main.apply([node.manifest(images.cpython(), _PROFILED)])
@@ -154,13 +159,11 @@ def main() -> None:
         return
     plan = PLANS[options.mode]
     parts, names = ([word for word in text.split(",") if word] for text in (options.parts, options.contenders))
+    target = options.save or (LATEST if plan.is_full and not parts and not names else None)
     # Short: sockets lie below it.
     with tempfile.TemporaryDirectory(prefix="mb-", dir="/tmp") as name:
-        run = Run(plan, parts, names)
+        run = Run(plan, parts, names, target)
         results = run.all(Path(name))
-    target = options.save or (LATEST if plan.is_full and not parts and not names else None)
-    if target is not None:
-        results.save(target)
     print(report.tables(results))
     if target == LATEST:
         report.publish(results)
