@@ -411,6 +411,14 @@ fn hints() -> Vec<Hint> {
             advice: "no huge pages in snapshots, so an instance of Node meets 1,800 pages instead of 740 while it is made: sudo sh -c 'echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled'",
         });
     }
+    let own = read("/sys/kernel/mm/transparent_hugepage/enabled");
+    if let Some(value) = own.as_deref().and_then(chosen).filter(|value| value == "never") {
+        hints.push(Hint {
+            name: "transparent_hugepage",
+            value,
+            advice: "no huge pages for what calls write, so an instance of CPython costs 9.7 ms of processor time instead of 7.3: sudo sh -c 'echo madvise > /sys/kernel/mm/transparent_hugepage/enabled'",
+        });
+    }
     if let Some(value) = read("/sys/kernel/rcu_expedited").filter(|value| value == "0") {
         hints.push(Hint {
             name: "rcu_expedited",
