@@ -19,6 +19,8 @@ const OWN_DESCRIPTORS: u64 = 2048;
 
 /// Descriptors of an instance: with 64 KiB in each pipe or socket pair they hold little memory of the node.
 pub const CONTAINED_FILES: u64 = 1024;
+/// What an instance calls its machine, whose own name it is not told.
+pub const HOST_NAME: &str = "mayfly";
 
 /// Makes the host process fit for a guest: room for descriptors, signals as a fresh program finds them. Gives the soft limit
 /// of descriptors that the guest has.
@@ -155,7 +157,7 @@ impl GuestInfo for Process {
 
     fn hostname(&self) -> Vec<u8> {
         if self.contained {
-            b"mayfly".to_vec()
+            HOST_NAME.as_bytes().to_vec()
         } else {
             processes::host_name()
         }

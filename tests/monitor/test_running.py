@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.support.compiling import compiled
 
 pytestmark = pytest.mark.system
 
@@ -102,6 +105,25 @@ def test_another_root_is_the_only_root(monitor: Path, tmp_path: Path) -> None:
     assert outcome([monitor, "run", "--rootfs", root, "/bin/busybox", "cat", "/inside"]) == (0, b"inside\n", b"")
     code, out, _ = outcome([monitor, "run", "--rootfs", root, "/bin/busybox", "cat", "/../../../etc/passwd"])
     assert (code, out) == (1, b"")
+
+
+def test_a_program_is_shown_where_it_is_whatever_link_names_it(monitor: Path, tmp_path: Path) -> None:
+    (tmp_path / "absolute").symlink_to("/usr/bin/readlink")
+    (tmp_path / "relative").symlink_to("absolute")
+    for name in ("absolute", "relative"):
+        assert outcome([monitor, "run", "--", tmp_path / name, "/proc/self/exe"]) == (0, b"/usr/bin/readlink\n", b"")
+
+
+@pytest.mark.parametrize("entry", [0, 0x7000_0000_0000, 1 << 63, (1 << 64) - 1])
+@pytest.mark.parametrize("kind", ["-static", "-static-pie"])
+def test_a_program_that_begins_nowhere_dies_as_natively(monitor: Path, tmp_path: Path, entry: int, kind: str) -> None:
+    path = compiled(tmp_path / "program", "int main(void) { return 0; }", kind)
+    whole = bytearray(path.read_bytes())
+    # e_entry of the ELF header, which nobody judges.
+    whole[24:32] = entry.to_bytes(8, "little")
+    path.write_bytes(whole)
+    assert subprocess.run([path], check=False).returncode == -signal.SIGSEGV
+    assert subprocess.run([monitor, "run", "--", path], check=False).returncode == -signal.SIGSEGV
 
 
 def test_no_kvm_says_what_to_do(monitor: Path) -> None:

@@ -104,6 +104,19 @@ def test_the_receipt_of_an_abort_says_what_came_before(serve: Serve) -> None:
     assert last.split()[-1] in {"tgkill=?", "tkill=?"}
 
 
+@pytest.mark.parametrize(
+    ("path", "cause", "reason"),
+    [("/exit", "exited", "it exited with status 3"), ("/spin", "deadline", "it was still running at its deadline")],
+)
+def test_the_receipt_of_every_abnormal_end_says_what_came_before(serve: Serve, path: str, cause: str, reason: str) -> None:
+    serve.call("bad", path=path, milliseconds=1000)
+    receipt = serve.ended("bad")
+    assert receipt["cause"] == cause
+    told, last = receipt["message"].split("; last system calls: ")
+    assert told == reason
+    assert "read=" in last or "accept" in last
+
+
 def test_a_jump_into_the_stub_harms_only_the_guest(serve: Serve) -> None:
     serve.call("bad", path="/jump", milliseconds=1000)
     assert serve.ended("bad")["cause"] in {"signal", "internal", "deadline", "closed"}

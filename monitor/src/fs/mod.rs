@@ -34,7 +34,7 @@ mod tests;
 
 pub use attributes::truncate;
 pub use host::{bytes_of_stat, bytes_of_statx, guest_descriptor, random};
-pub use mounts::{Access, Purpose, SpecialFile};
+pub use mounts::{Access, Purpose, SpecialFile, Text};
 pub use namespace::open_below;
 pub use namespace::{Builder, Files, GuestInfo, Namespace, NoGuest, PassedNamespace, Region};
 pub use opening::OpenRequest;

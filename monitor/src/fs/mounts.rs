@@ -7,6 +7,8 @@
 //! Invariant: whether something may be written is asked of the same [`Mount`] whose root descriptor is then used.
 
 use std::ffi::CString;
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -41,6 +43,29 @@ pub trait SpecialFile: Send + Sync {
     /// The descriptors that it needs in a child of the guest's process.
     fn descriptors(&self) -> Vec<RawFd> {
         Vec::new()
+    }
+
+    /// What it always reads as, if that is so.
+    fn text(&self) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// A file that the monitor writes: a fresh one for each who opens it.
+pub struct Text(pub Vec<u8>);
+
+impl SpecialFile for Text {
+    fn file(&self, _: Purpose) -> Result<OwnedFd, Errno> {
+        super::descriptors::private(|| {
+            let mut file = File::from(crate::sys::memory_file(c"text")?);
+            file.write_all(&self.0)?;
+            file.rewind()?;
+            Ok(file.into())
+        })
+    }
+
+    fn text(&self) -> Option<&[u8]> {
+        Some(&self.0)
     }
 }
 
@@ -280,6 +305,7 @@ enum PassedSource {
         root: RawFd,
     },
     Tree(Tree),
+    Text(Vec<u8>),
     Special(RawFd),
 }
 
@@ -318,6 +344,7 @@ impl Mount {
                 root: scratch.root.load(Ordering::Acquire),
             },
             Source::Tree(tree) => PassedSource::Tree(*tree),
+            Source::Special(file) if let Some(text) = file.text() => PassedSource::Text(text.to_vec()),
             // Without a descriptor it is not there yet.
             Source::Special(file) if file.descriptors().is_empty() => PassedSource::Special(-1),
             Source::Special(file) => PassedSource::Special(file.file(Purpose::Look)?.into_raw_fd()),
@@ -334,7 +361,7 @@ impl Mount {
 impl PassedMount {
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
         match &self.source {
-            PassedSource::Special(-1) | PassedSource::Tree(_) => Vec::new(),
+            PassedSource::Special(-1) | PassedSource::Tree(_) | PassedSource::Text(_) => Vec::new(),
             PassedSource::Directory { root, .. } | PassedSource::Special(root) => vec![*root],
             PassedSource::Scratch { parent, root, .. } => {
                 let mut known = vec![*parent];
@@ -364,6 +391,7 @@ impl PassedMount {
                 root: AtomicI32::new(root),
             }),
             PassedSource::Tree(tree) => Source::Tree(tree),
+            PassedSource::Text(text) => Source::Special(Box::new(Text(text))),
             PassedSource::Special(-1) => Source::Special(Box::new(Early)),
             PassedSource::Special(fd) => Source::Special(Box::new(Fixed(owned(fd)))),
         };

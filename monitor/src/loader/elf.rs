@@ -211,12 +211,14 @@ impl Image {
                 path: path.to_owned(),
                 source,
             })?;
-            if (segment.offset..segment.offset + segment.in_file).contains(&self.headers_offset) {
-                headers = base + segment.address + (self.headers_offset - segment.offset);
+            let behind = self.headers_offset.checked_sub(segment.offset);
+            if let Some(behind) = behind.filter(|behind| *behind < segment.in_file) {
+                headers = base + segment.address + behind;
             }
         }
         Ok(Mapped {
-            entry: base + self.entry,
+            // As in the kernel, which judges no entry: a program that begins nowhere ends by SIGSEGV.
+            entry: base.wrapping_add(self.entry),
             headers,
             end: base + self.span(),
         })

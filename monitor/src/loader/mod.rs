@@ -135,11 +135,10 @@ pub fn load(
         path = interpreter;
     }
     let name = path.to_string_lossy().into_owned();
-    let exe = if path.to_bytes().starts_with(b"/") {
-        path.clone()
-    } else {
-        // As the kernel shows it, whatever directory it was named from.
-        CString::new(file.shown.name.clone()).unwrap_or_else(|_| path.clone())
+    // As the kernel shows it: where the file is, whatever directory or link it was named by.
+    let exe = match file.shown.name.as_slice() {
+        b"" => path.clone(),
+        name => CString::new(name).unwrap_or_else(|_| path.clone()),
     };
     let program = elf::Image::read(&file.fd, &name)?;
     let base = match program.large_code() {

@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::io::{Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -10,37 +9,24 @@ use std::sync::Arc;
 
 use crate::bundle::Bundle;
 use crate::errno::{Errno, from_libc};
-use crate::fs::descriptors::{private, raise};
-use crate::fs::{Purpose, SpecialFile};
+use crate::fs::Text;
+use crate::fs::descriptors::raise;
+use crate::guest::HOST_NAME;
 use crate::lifecycle::end_process;
 use crate::network::policy::Policy;
 use crate::network::{broker, request, resolver};
 use crate::sys::{self, passing};
-
-/// A file that the monitor writes.
-pub struct Text(String);
-
-impl SpecialFile for Text {
-    fn file(&self, _purpose: Purpose) -> Result<OwnedFd, Errno> {
-        private(|| {
-            let mut file = File::from(sys::memory_file(c"text")?);
-            file.write_all(self.0.as_bytes())?;
-            file.rewind()?;
-            Ok(file.into())
-        })
-    }
-}
 
 /// Where names come from, as a container's runtime gives them whatever the image has: the machine's own names, and the resolver if
 /// there is a network.
 pub fn files(bundle: &Bundle) -> Vec<(&'static str, Text)> {
     let mut files = vec![(
         "/etc/hosts",
-        Text("127.0.0.1 localhost\n::1 localhost\n".to_owned()),
+        Text(format!("127.0.0.1 localhost {HOST_NAME}\n::1 localhost\n").into_bytes()),
     )];
     if !bundle.function.network.is_empty() {
         let text = format!("nameserver {}\n", resolver::ADDRESS);
-        files.push(("/etc/resolv.conf", Text(text)));
+        files.push(("/etc/resolv.conf", Text(text.into_bytes())));
     }
     files
 }

@@ -145,6 +145,16 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// How a call ended that did not end well, where nobody has said more.
+fn abnormal(cause: Cause, code: Option<i32>) -> Option<String> {
+    match (cause, code) {
+        (Cause::Deadline, _) => Some("it was still running at its deadline".to_owned()),
+        (Cause::Exited, Some(status)) if status != 0 => Some(format!("it exited with status {status}")),
+        (Cause::Signal, Some(signal)) => Some(format!("killed by {}", crate::task::signal_name(signal))),
+        _ => None,
+    }
+}
+
 /// What is told of an instance that has ended.
 pub(super) fn receipt(child: &Child, status: i32, usage: &libc::rusage, cpu_limit: Option<u64>) -> Receipt {
     use std::sync::atomic::Ordering::Relaxed;
@@ -173,6 +183,13 @@ pub(super) fn receipt(child: &Child, status: i32, usage: &libc::rusage, cpu_limi
         && cpu_us >= limit.saturating_mul(500_000)
     {
         message = format!("it used {limit} s of processor time, the limit of this node (MAYFLY_CPU_SECONDS)");
+    }
+    if message.is_empty()
+        && child.call.is_some()
+        && let Some(what) = abnormal(cause, code)
+    {
+        let last = crate::syscalls::describe(&child.ledger.recent());
+        message = format!("{what}; last system calls: {last}");
     }
     let accepted = child.call.as_ref().map(|call| call.accepted);
     Receipt {

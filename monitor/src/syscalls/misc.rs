@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::memory::int;
 use super::{Args, Entry, Level, entry};
 use crate::errno::{Errno, SysResult};
+use crate::guest::HOST_NAME;
 use crate::memory::access;
 use crate::sys::calls::{Arg, output, value};
 use crate::task::Task;
@@ -240,7 +241,7 @@ fn uname(task: &mut Task, [result, ..]: Args) -> SysResult {
     let mut fields = [[0u8; 65]; 6];
     task.call(libc::SYS_uname, [output(&mut fields)])?;
     if task.process.contained {
-        for (index, text) in [(1, "mayfly"), (3, "#1 SMP"), (5, "(none)")] {
+        for (index, text) in [(1, HOST_NAME), (3, "#1 SMP"), (5, "(none)")] {
             fields[index] = [0; 65];
             fields[index][..text.len()].copy_from_slice(text.as_bytes());
         }

@@ -178,8 +178,8 @@ static void call_on_descriptors(void) {
     case 4: { int flags = ONE_OF(O_CLOEXEC, 0, 7); CALL(dup3(a, b < 12 ? b : 11, flags)); break; }
     case 5: { int from = ONE_OF(0, 5, -1, 11); CALL(fcntl(a, F_DUPFD, from)); if (result > 30) close(result); break; }
     case 6: { int command = ONE_OF(F_GETFD, F_GETFL, F_GETPIPE_SZ, F_GET_SEALS, 9999); CALL(fcntl(a, command));
-        // A reference may forget that it had to be a directory.
-        if (command == F_GETFL && result > 0) result &= ~O_DIRECTORY;
+        // An existing file is opened through a reference, which forgets how it had to be named.
+        if (command == F_GETFL && result > 0) result &= ~(O_DIRECTORY | O_NOFOLLOW);
         break; }
     case 7: { int flag = ONE_OF(0, 1); CALL(fcntl(a, F_SETFD, flag)); break; }
     case 8: { int flags = ONE_OF(O_NONBLOCK, O_NONBLOCK | O_APPEND); CALL(fcntl(a, F_SETFL, flags)); break; }

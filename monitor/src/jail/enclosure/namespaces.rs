@@ -52,7 +52,7 @@ pub fn unshare(means: Means, network: bool) -> Result<(), EnclosureError> {
     if means == Means::UserNamespace {
         keep_ids(user, group).map_err(|error| failed("the map of users")(error.into()))?;
     }
-    let name = "mayfly";
+    let name = crate::guest::HOST_NAME;
     // SAFETY: a live string with its length.
     from_libc(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) })
         .map_err(failed("sethostname"))?;
