@@ -87,7 +87,13 @@ def _at_share(contender: Contender, share: float) -> Spread | None:
 
 def _bodies(results: Results) -> Iterator[Claim]:
     for workload in results.workloads:
-        yield Claim(line=5, what=f"{workload.suite}, p50 over the warm process's", bound="told", figure=f"{workload.ratio:.2f} ×", met=None)
+        yield Claim(
+            line=5,
+            what=f"{workload.name} ({workload.suite}), p50 over the warm process's",
+            bound="told",
+            figure=f"{workload.ratio:.2f} ×",
+            met=None,
+        )
     if (streaming := results.streaming) is not None:
         yield _below(5, "a streamed part is passed on, p50", streaming.first_byte_ms.p50_ms, 1, "ms")
         for way, value in (("answer", streaming.down_mb_s), ("request", streaming.up_mb_s)):

@@ -107,7 +107,7 @@ class Node:
 
 def get(host: str, port: int, path: str) -> Any:
     """A JSON answer of a server; None if it has none under that path."""
-    connection = http.client.HTTPConnection(host, port, timeout=30)
+    connection = http.client.HTTPConnection(host, port, timeout=180)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

@@ -29,7 +29,8 @@ Contenders behind the front are functions of one node (`mayfly up`), with the sa
 that answers (`bench/standins.py`, `spec.runtime`). Closed loop: one call at a time, all contenders interleaved in random order. Open loop:
 Poisson arrivals, latency from the scheduled moment, so that what is late makes the figures late. Every answer is checked. Processor time is
 that of the server, monitors and instances together, ends included. A percentile is a time that was measured (nearest rank).
-The schema of the results: `bench/results.py`.
+The schema of the results: `bench/results.py`. That no call sees anything of another is not measured here: `make prove` makes 10,000 calls
+for it (tests/hazards), with all of this on.
 """
 
 
