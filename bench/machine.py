@@ -48,7 +48,10 @@ def machine() -> Machine:
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         system=f"{platform.system()} {platform.release().partition('-')[0]}",
         virtualized="the machine is itself a virtual machine: KVM is nested" if nested else None,
-        settings={name: _chosen(_read(path)) for name, path in _SETTINGS.items() if Path(path).exists()},
+        settings={
+            **{name: _chosen(_read(path)) for name, path in _SETTINGS.items() if Path(path).exists()},
+            "load of others when it began (1 minute)": f"{os.getloadavg()[0]:.1f}",
+        },
         versions={"Python": platform.python_version(), **_programs(), **_packages()},
     )
 
