@@ -111,7 +111,27 @@ def _sections(results: Results) -> Iterator[tuple[str, str]]:
     yield "## Functions", _workloads(results)
     yield "## The way in", _arrival(results)
     yield "## Many functions", _idle(results)
-    yield "## Not measured", table(["What", "Why"], [[name, why] for name, why in results.missing.items()])
+    yield "## Not measured", table(["What", "Why"], [[name, why] for name, why in (results.missing | _unreached(results)).items()])
+
+
+def _unreached(results: Results) -> dict[str, str]:
+    """Parts that have neither figures nor a reason: the run was ended before them."""
+    curves = {curve.name for curve in results.curves}
+    there = {
+        "load": any(contender.load for contender in results.contenders),
+        "profile": results.profile,
+        "overload": results.overload,
+        "streaming": results.streaming,
+        "fronts": results.fronts,
+        "bodies": "bodies" in curves,
+        "workloads": any(workload.suite != "echo" for workload in results.workloads),
+        "monitor": results.monitor,
+        "functions": "parked-memory" in curves,
+        "arrival": results.arrival,
+        "idle": results.idle,
+        "images": "image-ready" in curves,
+    }
+    return {name: "the run was ended before it" for name, found in there.items() if not found and name not in results.missing}
 
 
 def _contenders(results: Results) -> str:

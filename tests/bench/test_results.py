@@ -71,6 +71,7 @@ def test_what_is_short_stands_first_and_nothing_is_left_out(results: Results) ->
     short = text.index("What is not as good as it should be")
     assert short < text.index("CPython hello, p99 beside the warm process") < text.index("## What holds")
     assert "not installed" in text
+    assert "| idle " in text[text.index("## Not measured") :], "a part without figures and without a reason is told, too"
 
 
 def test_plots_are_drawn_of_what_there_is(results: Results, tmp_path: Path) -> None:
