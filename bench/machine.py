@@ -15,6 +15,7 @@ from bench.results import Machine
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
+LOAD = "load of others when it began (1 minute)"
 _SETTINGS = {
     "shmem huge pages": "/sys/kernel/mm/transparent_hugepage/shmem_enabled",
     "huge pages": "/sys/kernel/mm/transparent_hugepage/enabled",
@@ -50,7 +51,7 @@ def machine() -> Machine:
         virtualized="the machine is itself a virtual machine: KVM is nested" if nested else None,
         settings={
             **{name: _chosen(_read(path)) for name, path in _SETTINGS.items() if Path(path).exists()},
-            "load of others when it began (1 minute)": f"{os.getloadavg()[0]:.1f}",
+            LOAD: f"{os.getloadavg()[0]:.1f}",
         },
         versions={"Python": platform.python_version(), **_programs(), **_packages()},
     )

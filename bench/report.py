@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.machine import ROOT
+from bench.machine import LOAD, ROOT
 from bench.results import Contender, Ratio, Results, Spread
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -64,9 +64,13 @@ def _summary(results: Results) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in machine.settings.items())
     changed = ", with changes" if results.changed else ""
     where = f"{machine.processor}, {machine.cores} cores, {machine.memory_mib} MiB, {machine.system}"
+    busy = float(machine.settings.get(LOAD, 0)) > machine.cores / 2
+    note = (
+        "\n\n**The machine was busy with other work during this run: its times say little, its ratios only somewhat more.**" if busy else ""
+    )
     return (
         f"Measured {results.began} at commit {results.commit}{changed}, mode {results.mode}, {results.seconds / 60:.0f} minutes.\n"
-        f"{where}{f'; {machine.virtualized}' if machine.virtualized else ''}.\nSettings: {settings}.\nVersions: {versions}."
+        f"{where}{f'; {machine.virtualized}' if machine.virtualized else ''}.\nSettings: {settings}.\nVersions: {versions}.{note}"
     )
 
 
