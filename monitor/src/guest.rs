@@ -5,11 +5,12 @@ use std::os::fd::AsFd;
 
 use crate::errno::Errno;
 use crate::fs::descriptors::MONITOR_FD_FLOOR;
-use crate::fs::{At, Files, GuestInfo, Namespace, NoGuest, OpenRequest, Region};
+use crate::fs::{Account, At, Files, GuestInfo, Namespace, NoGuest, OpenRequest, Region};
 use crate::loader::Opened;
 use crate::memory::mapping::{MappedFile, Mapping};
 use crate::process::Process;
 use crate::signals::host;
+use crate::storage::Storage;
 use crate::sys;
 use crate::sys::processes;
 use crate::vm::layout::{CLOCK_PAGE, PAGE, VDSO};
@@ -141,6 +142,10 @@ impl GuestInfo for Process {
         let mut name = std::fs::read(format!("/proc/self/task/{host}/comm")).ok()?;
         name.pop();
         Some(name)
+    }
+
+    fn account(&self) -> Option<Account> {
+        self.storage.as_ref().map(Storage::account)
     }
 
     fn memory_limit(&self) -> u64 {

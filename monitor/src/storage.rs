@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::errno::{Errno, SysResult};
+use crate::fs::Account;
 use crate::fs::descriptors::{self, MONITOR_FD_FLOOR, Steady, guest_fd};
 use crate::sys;
 
@@ -151,6 +152,15 @@ impl Storage {
                 patience: 1024,
             }),
             kinds: (0..numbers).map(|_| AtomicU8::new(UNKNOWN)).collect(),
+        }
+    }
+
+    /// What may be stored, and what is.
+    pub fn account(&self) -> Account {
+        let state = self.lock();
+        Account {
+            blocks: (state.limit, state.used),
+            names: (NAMES_MAX, state.names),
         }
     }
 

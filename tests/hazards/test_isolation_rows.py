@@ -185,13 +185,30 @@ def test_no_network(serve: Serve) -> None:
         outside.bind(f"\0{name}")
         outside.listen(1)
         outside.settimeout(0)
-        tcp, udp, netlink, vsock, packet, raw, abstract = errors(serve, "/network", name)
+        tcp, udp, *netlink, vsock, packet, raw, abstract = errors(serve, "/network", name)
         with pytest.raises(BlockingIOError):
             outside.accept()
     unreachable = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.EHOSTUNREACH}
     no_family = {errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT}
     assert {tcp, udp, abstract} <= unreachable
-    assert {netlink, vsock, packet, raw} <= no_family
+    assert len(netlink) == 31
+    assert {*netlink, vsock, packet, raw} <= no_family
+
+
+def test_no_interface_of_the_node_is_shown(serve: Serve) -> None:
+    # What a netlink socket is told does not come from the node: `lo` is there, and nothing can be changed.
+    told, _, tables = said(serve, "/interfaces").partition("tables\n")
+    answers = dict(line.split(": ") for line in told.splitlines())
+    dumps = {answers.pop(request) for request in list(answers) if request.startswith("dump")}
+    changes = [answers.pop(request) for request in list(answers) if request.startswith("change")]
+    assert dumps == {"16=1 3", "20=1,127.0.0.1/8 20=1,::1/128 3", "3", f"2=-{errno.EOPNOTSUPP}"}
+    # Of each four requests one asks.
+    assert len(changes) >= 75
+    assert set(changes) == {f"2=-{errno.EPERM}"}
+    assert answers == {"one 18": f"2=-{errno.ENODEV}", "name 1": "lo"}
+    assert [name for _, name in socket.if_nameindex() if name != "lo" and name in tables] == []
+    # The tables of sockets have a head, and no row.
+    assert [line for line in tables.splitlines() if line.lstrip().startswith("0:")] == []
 
 
 # ---- limits

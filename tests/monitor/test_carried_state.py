@@ -70,6 +70,7 @@ def test_everything_that_can_be_carried_is_as_it_was(root: Path, tmp_path: Path)
     assert lines["pipe"] == "7 waiting"
     assert lines["nested"] == "1 77 1"
     assert lines["lock"] == "11"
+    assert lines["route"] == "16 40001234"
     assert lines["place"] == "/tmp/dir"
     assert lines["maps"] == "1 1"
     # Two clones see the same, and nothing of each other.
@@ -85,6 +86,7 @@ def test_everything_that_can_be_carried_is_as_it_was(root: Path, tmp_path: Path)
         ("inotify", "inotify cannot be carried"),
         ("record-lock", "a lock on a part of a file (fcntl)"),
         ("pending", "waits to be delivered"),
+        ("netlink", "a datagram socket with data in it"),
         ("pair", "a socket pair with data in it"),
         ("watched-gone", "an epoll set that watches what was descriptor"),
         ("large", "stored more than 32 MiB in private directories and memory files"),

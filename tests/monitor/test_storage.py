@@ -74,3 +74,20 @@ def test_a_removed_file_that_something_keeps_still_counts(serve: Serve, way: str
 
 def test_threads_that_exchange_descriptors_and_positions_gain_nothing(serve: Serve) -> None:
     assert outcome(serve, "race") == ["over 0", "grew 1"]
+
+
+def test_file_systems_say_what_the_function_may_store(serve: Serve) -> None:
+    pages, mebibyte, tmpfs = LIMIT_MIB * 256, 256, "1021994"
+    lines = [line.split() for line in outcome(serve, "room")]
+    before, after = lines[:5], lines[5:]
+    # The image is full; what can be written to has one account.
+    for path, kind, size, blocks, free, available in before:
+        assert (size, free) == ("4096", available), path
+        if path in ("/", "/storage"):
+            assert (kind, int(blocks), free) == ("ef53", 1 << 18, "0")
+        else:
+            assert (kind, int(blocks), int(free)) == (tmpfs, pages, pages)
+    for path, kind, _, blocks, free, _ in after:
+        if kind == tmpfs:
+            # And a page for the name.
+            assert (int(blocks), int(free)) == (pages, pages - mebibyte - 1), path

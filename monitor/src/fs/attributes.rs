@@ -4,8 +4,8 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::descriptors::{guest_fd, open_file};
-use super::host::{self, Statfs};
-use super::mounts::{Access, Mount, Purpose, Source, fd_path};
+use super::host;
+use super::mounts::{Access, Purpose, Source, fd_path};
 use super::namespace::{Described, Files};
 use super::resolve::{At, Last, Target, is_directory, is_link};
 use super::synthetic::{Node, Tree, is_marked, whole_records};
@@ -190,35 +190,6 @@ impl<'a> Files<'a> {
             _ => return Err(Errno::INVAL),
         }
         self.changeable(target)
-    }
-
-    /// statfs.
-    pub fn statfs(&self, path: At<'_>) -> Result<Statfs, Errno> {
-        match self.find(path, Last::Follow)? {
-            Target::Host { file, mount } => limited(host::statfs(host::borrow(&file))?, mount),
-            Target::Special { file, mount } => {
-                limited(host::statfs(host::borrow(&file.file(Purpose::Look)?))?, mount)
-            }
-            Target::Descriptor(file) => self.statfs_of_open(host::borrow(&file)),
-            Target::Node { tree, .. } => synthetic_statfs(self.proc(), tree),
-        }
-    }
-
-    /// fstatfs.
-    pub fn statfs_descriptor(&self, fd: RawFd) -> Result<Statfs, Errno> {
-        self.statfs_of_open(host::guest_descriptor(guest_fd(fd)?))
-    }
-
-    fn statfs_of_open(&self, file: BorrowedFd<'_>) -> Result<Statfs, Errno> {
-        let statfs = host::statfs(file)?;
-        let Described::Path { path, .. } = self.namespace.describe(file)? else {
-            return Ok(statfs);
-        };
-        let mount = self.namespace.mounts.of(&path)?;
-        match &mount.source {
-            Source::Tree(tree) => synthetic_statfs(self.proc(), *tree),
-            _ => limited(statfs, mount),
-        }
     }
 
     /// getxattr and its kin: whether there is the file to ask, which then has no such attribute.
@@ -436,7 +407,7 @@ impl<'a> Files<'a> {
         })
     }
 
-    fn proc(&self) -> BorrowedFd<'a> {
+    pub(super) fn proc(&self) -> BorrowedFd<'a> {
         host::borrow(&self.namespace.proc)
     }
 }
@@ -458,21 +429,6 @@ fn check(flags: i32, known: i32) -> Result<(), Errno> {
     } else {
         Err(Errno::INVAL)
     }
-}
-
-/// What a mount adds to what its host directory says.
-fn limited(mut statfs: Statfs, mount: &Mount) -> Result<Statfs, Errno> {
-    if mount.access == Access::ReadOnly {
-        statfs.flags |= i64::try_from(libc::ST_RDONLY).map_err(|_| Errno::IO)?;
-    }
-    Ok(statfs)
-}
-
-fn synthetic_statfs(proc: BorrowedFd<'_>, tree: Tree) -> Result<Statfs, Errno> {
-    // The host's /proc has the shape that is wanted: no blocks, no files.
-    let mut statfs = host::statfs(proc)?;
-    statfs.kind = tree.magic();
-    Ok(statfs)
 }
 
 /// A struct stat as statx(2) gives it.

@@ -19,6 +19,7 @@
 pub mod descriptors;
 
 mod attributes;
+mod capacity;
 pub mod carrying;
 mod entries;
 mod host;
@@ -33,6 +34,7 @@ mod synthetic;
 mod tests;
 
 pub use attributes::truncate;
+pub use capacity::Account;
 pub use host::{bytes_of_stat, bytes_of_statx, guest_descriptor, random};
 pub use mounts::{Access, Purpose, SpecialFile, Text};
 pub use namespace::open_below;

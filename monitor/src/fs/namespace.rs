@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::capacity::Account;
 use super::descriptors::{guest_fd, take_up};
 use super::host;
 use super::mounts::{Access, Directory, Mount, Mounts, PassedMount, Scratch, Source, SpecialFile, fd_path};
@@ -48,6 +49,10 @@ pub trait GuestInfo: Send + Sync {
     /// The groups that it is told besides.
     fn groups(&self) -> Vec<u32> {
         Vec::new()
+    }
+    /// What it may store and what of that it has; `None` where only the host's disks are the limit.
+    fn account(&self) -> Option<Account> {
+        None
     }
 }
 

@@ -339,6 +339,26 @@ pub fn vector(address: u64, count: u64) -> Result<Pieces, Errno> {
     Ok(pieces)
 }
 
+/// Copies what is in the guest's buffers; the caller has bounded how much that is.
+pub fn gather(pieces: &Pieces) -> Result<Vec<u8>, Errno> {
+    if pieces.unreadable.is_some() {
+        return Err(Errno::FAULT);
+    }
+    let mut bytes = vec![0; usize::try_from(pieces.length()).map_err(|_| Errno::FAULT)?];
+    let mut rest = bytes.as_mut_slice();
+    for (host, length) in pieces.ranges() {
+        let length = usize::try_from(length).map_err(|_| Errno::FAULT)?;
+        // What is not counted in the length is no memory.
+        let (part, later) = rest.split_at_mut_checked(length).ok_or(Errno::FAULT)?;
+        // SAFETY: `part` is valid for its length; the range was made from what the guest gave, and may fault.
+        if unsafe { host::copy(part.as_mut_ptr(), host.get() as *const u8, length) } != 0 {
+            return Err(Errno::FAULT);
+        }
+        rest = later;
+    }
+    Ok(bytes)
+}
+
 /// The host address of a futex word: aligned, so never over two pieces.
 pub fn word(address: u64) -> Result<HostAddress, Errno> {
     if !address.is_multiple_of(4) {

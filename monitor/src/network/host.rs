@@ -19,6 +19,7 @@ pub enum Mark {
     Unix,
     Inet,
     Inet6,
+    Netlink,
 }
 
 impl Mark {
@@ -26,6 +27,7 @@ impl Mark {
         match family {
             libc::AF_INET => Self::Inet,
             libc::AF_INET6 => Self::Inet6,
+            libc::AF_NETLINK => Self::Netlink,
             _ => Self::Unix,
         }
     }
@@ -35,6 +37,7 @@ impl Mark {
             Self::Unix => libc::AF_UNIX,
             Self::Inet => libc::AF_INET,
             Self::Inet6 => libc::AF_INET6,
+            Self::Netlink => libc::AF_NETLINK,
         }
     }
 }
@@ -82,6 +85,7 @@ pub fn mark(fd: RawFd) -> Result<Mark, Errno> {
     Ok(match option(fd, libc::SOL_SOCKET, libc::SO_PRIORITY)? {
         1 => Mark::Inet,
         2 => Mark::Inet6,
+        3 => Mark::Netlink,
         _ => Mark::Unix,
     })
 }
@@ -91,6 +95,7 @@ pub fn set_mark(fd: RawFd, mark: Mark) -> Result<(), Errno> {
         Mark::Unix => 0,
         Mark::Inet => 1,
         Mark::Inet6 => 2,
+        Mark::Netlink => 3,
     };
     set_option(fd, libc::SOL_SOCKET, libc::SO_PRIORITY, value)
 }

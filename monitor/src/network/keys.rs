@@ -6,6 +6,7 @@
 //! | `t8080.000…0o` | of all IPv6 addresses and no IPv4 one (IPV6_V6ONLY) |
 //! | `t8080.00000000+1` | a second one on the same port (SO_REUSEPORT) |
 //! | `a1.6e616d65` | the abstract name `name` of stream sockets (type 1) |
+//! | `n17.0` | port 17 of netlink |
 //! | `p2a.11f` | the socket file that is inode 0x11f of device 0x2a |
 //!
 //! Keys are text without `/`, at most 80 bytes.
@@ -164,7 +165,7 @@ pub fn leading_back(name: &[u8]) -> Option<String> {
 /// A key that comes from a snapshot must be one.
 pub fn check(key: &str) -> Result<(), Errno> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'+';
-    if key.starts_with(['t', 'u', 'a', 'p']) && key.len() <= 80 && key.bytes().all(plain) {
+    if key.starts_with(['t', 'u', 'a', 'p', 'n']) && key.len() <= 80 && key.bytes().all(plain) {
         Ok(())
     } else {
         Err(Errno::INVAL)

@@ -169,7 +169,7 @@ impl Place {
     fn sweep(&self) -> Result<(), Errno> {
         let mut alive = 0;
         for name in crate::fs::names_in(&self.directory)? {
-            let is_key = name.first().is_some_and(|first| b"tuap".contains(first)) && name.contains(&b'.');
+            let is_key = name.first().is_some_and(|first| b"tuapn".contains(first)) && name.contains(&b'.');
             let (true, Ok(text), Ok(name)) = (is_key, std::str::from_utf8(&name), CString::new(name.clone()))
             else {
                 continue;

@@ -49,6 +49,8 @@ pub enum Kind {
     Unix {
         kind: i32,
     },
+    /// A datagram socket that the monitor answers on as a kernel would.
+    Netlink,
 }
 
 /// Remembered like an option; no option has these numbers.
@@ -136,6 +138,7 @@ impl Sockets {
         match host::option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)? {
             libc::AF_UNIX => Ok(match host::mark(fd)? {
                 Mark::Unix => Kind::Unix { kind },
+                Mark::Netlink => Kind::Netlink,
                 mark => Kind::Inside {
                     family: mark.family(),
                     kind,

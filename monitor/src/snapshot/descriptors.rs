@@ -443,6 +443,7 @@ impl Capture<'_, '_> {
         let (family, kind) = match self.sockets.kind(fd).map_err(text)? {
             Kind::Inside { family, kind } => (family, kind),
             Kind::Unix { kind } => (libc::AF_UNIX, kind),
+            Kind::Netlink => (libc::AF_NETLINK, libc::SOCK_DGRAM),
             Kind::Outside { .. } | Kind::Call { .. } => return Err("a connection to the outside".to_owned()),
         };
         let key = Sockets::key_of(&host::local(fd));

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::memory::int;
-use super::{Args, Entry, Level, entry};
+use super::{Args, Entry, Level, entry, interfaces};
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{self, MONITOR_FD_FLOOR, exclusive, guest_fd};
 use crate::memory::access;
@@ -362,6 +362,6 @@ fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysResult {
         }
         None if descriptors::open_file(fd).is_err() => Err(Errno::BADF),
         None if request == FICLONE => Err(Errno::OPNOTSUPP),
-        None => Err(Errno::NOTTY),
+        None => interfaces::ioctl(task, fd, request, argument).unwrap_or(Err(Errno::NOTTY)),
     }
 }

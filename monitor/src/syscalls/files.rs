@@ -134,7 +134,11 @@ pub(super) fn transfer(task: &Task, fd: u64, pieces: &Pieces, how: Transfer) -> 
         }
     };
     let result = if how.single == libc::SYS_write {
-        write_out(task, number, pieces, call)
+        match write_out(task, number, pieces, call) {
+            // What has no peer may be a socket that the monitor answers on.
+            Err(Errno::NOTCONN) => super::messages::write(task, number, pieces),
+            result => result,
+        }
     } else if how.out {
         stored(task, number, Start::At(a.cast_signed()), pieces, call)
     } else {

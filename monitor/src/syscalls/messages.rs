@@ -6,13 +6,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Args;
 use super::memory::int;
-use super::{outside, sockets};
+use super::{interfaces, outside, sockets};
 use crate::errno::{Errno, SysResult};
 use crate::fs::descriptors::{MONITOR_FD_FLOOR, guest_fd};
 use crate::memory::access::{self, Pieces};
 use crate::network::address;
 use crate::network::host;
 use crate::network::keys::{self, Protocol};
+use crate::network::netlink;
 use crate::network::place::Place;
 use crate::network::sockets::Kind;
 use crate::sys::calls::{output, value};
@@ -54,6 +55,8 @@ enum Route {
     Named(Vec<Vec<u8>>),
     /// A datagram inside the instance: lost if nobody is there.
     Datagram(Vec<Vec<u8>>),
+    /// To the kernel, which is the monitor.
+    Netlink,
 }
 
 /// What the address of a message means for the socket that sends it; it was copied from the guest once.
@@ -103,6 +106,7 @@ fn route(task: &Task, fd: i32, given: &[u8]) -> Result<Route, Errno> {
             let sockets = task.process.lock_sockets();
             Ok(Route::Named(vec![sockets.place.address(&key)]))
         }
+        Kind::Netlink => Ok(Route::Netlink),
         _ => Ok(Route::Peer),
     }
 }
@@ -119,6 +123,7 @@ fn send_routed(task: &Task, fd: i32, given: &[u8], pieces: &Pieces, control: &[u
             result
         }
         Route::Datagram(addresses) => send_datagram(task, fd, &addresses, pieces, flags),
+        Route::Netlink => interfaces::send(task, fd, given, pieces),
     }
 }
 
@@ -185,6 +190,16 @@ pub fn sendto(task: &mut Task, [fd, buffer, length, flags, to, to_length]: Args)
     result
 }
 
+/// write(2) to a socket that is not connected.
+pub fn write(task: &Task, fd: i32, pieces: &Pieces) -> SysResult {
+    let kind = task.process.lock_sockets().kind(fd)?;
+    if kind == Kind::Netlink {
+        interfaces::send(task, fd, &[], pieces)
+    } else {
+        Err(Errno::NOTCONN)
+    }
+}
+
 /// Where a datagram from a socket of this name comes from, for a receiver of a family: a socket of all IPv6 addresses sends from the
 /// IPv4 one, too.
 fn seen_from(family: i32, from: SocketAddr) -> SocketAddr {
@@ -207,6 +222,7 @@ fn sender(task: &Task, fd: i32, raw: &[u8]) -> Vec<u8> {
                 address::inet_bytes(family, seen_from(family, from))
             }),
         Ok(Kind::Unix { .. }) if raw.len() > 2 => address::unix_bytes(&sockets.unix_name(raw)),
+        Ok(Kind::Netlink) => netlink::address_bytes(0),
         // A stream has no address.
         _ => Vec::new(),
     }

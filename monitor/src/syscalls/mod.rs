@@ -10,6 +10,7 @@ pub mod exec;
 pub mod files;
 pub mod futexes;
 pub mod identity;
+mod interfaces;
 pub mod limits;
 pub mod memory;
 pub mod messages;

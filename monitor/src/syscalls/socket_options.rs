@@ -136,11 +136,14 @@ pub fn getsockopt(task: &mut Task, [fd, level, option, value, length, _]: Args) 
     let pretends = match kind {
         Kind::Call { family } | Kind::Outside { family } => Some((family, libc::SOCK_STREAM)),
         Kind::Inside { family, kind } => Some((family, kind)),
+        Kind::Netlink => Some((libc::AF_NETLINK, libc::SOCK_RAW)),
         Kind::Unix { .. } => None,
     };
     let answer = match (pretends, level, option) {
         (Some((family, _)), libc::SOL_SOCKET, libc::SO_DOMAIN) => family,
         (Some((_, libc::SOCK_STREAM)), libc::SOL_SOCKET, libc::SO_PROTOCOL) => libc::IPPROTO_TCP,
+        (Some((libc::AF_NETLINK, _)), libc::SOL_SOCKET, libc::SO_PROTOCOL) => libc::NETLINK_ROUTE,
+        (Some((libc::AF_NETLINK, kind)), libc::SOL_SOCKET, libc::SO_TYPE) => remembered.unwrap_or(kind),
         (Some(_), libc::SOL_SOCKET, libc::SO_PROTOCOL) => libc::IPPROTO_UDP,
         (Some(_), libc::SOL_SOCKET, libc::SO_PEERCRED | libc::SO_PEERGROUPS | libc::SO_PASSCRED) => {
             return Err(Errno(libc::ENOPROTOOPT));

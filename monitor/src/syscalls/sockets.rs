@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use super::memory::int;
-use super::{Args, Entry, Level, entry, messages, outside, paths, socket_options};
+use super::{Args, Entry, Level, entry, interfaces, messages, outside, paths, socket_options};
 use crate::errno::{Errno, SysResult};
 use crate::fs::At;
 use crate::fs::descriptors::{admit, exclusive, guest_fd, hand_out, take_up};
@@ -11,6 +11,7 @@ use crate::memory::access;
 use crate::network::address::{self, UnixName};
 use crate::network::host::{self, Mark};
 use crate::network::keys::{self, Protocol};
+use crate::network::netlink;
 use crate::network::sockets::{BACKLOG, CALLER_PORT, Kind, Sockets};
 use crate::ready::Wait;
 use crate::sys;
@@ -25,7 +26,7 @@ pub const ENTRIES: &[Entry] = &[
         AREA,
         Level::Emulated,
         socket,
-        "TCP, UDP, unix; no raw, packet, netlink or vsock",
+        "TCP, UDP, unix, NETLINK_ROUTE of `lo`; no raw, packet or vsock",
     ),
     entry(
         libc::SYS_socketpair,
@@ -135,7 +136,11 @@ fn socket(task: &mut Task, [family, kind, protocol, ..]: Args) -> SysResult {
         }
         (INET | INET6, libc::SOCK_STREAM | libc::SOCK_DGRAM, _) => return Err(Errno(libc::EPROTONOSUPPORT)),
         (INET | INET6, libc::SOCK_RAW, _) => return Err(Errno::PERM),
-        (libc::AF_UNIX, ..) => return Err(Errno(libc::ESOCKTNOSUPPORT)),
+        (libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_DGRAM, libc::NETLINK_ROUTE) => {
+            return interfaces::netlink_socket(task, base, kind & FLAGS).map(number);
+        }
+        (libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_DGRAM, _) => return Err(Errno(libc::EPROTONOSUPPORT)),
+        (libc::AF_UNIX | libc::AF_NETLINK, ..) => return Err(Errno(libc::ESOCKTNOSUPPORT)),
         _ => return Err(Errno::AFNOSUPPORT),
     }
     let made = host::socket(libc::AF_UNIX, kind)?;
@@ -191,6 +196,7 @@ fn bind(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
     let is_named = host::local(fd)?.len() > 2;
     match kind {
         Kind::Call { .. } | Kind::Outside { .. } => Err(Errno::INVAL),
+        Kind::Netlink => interfaces::bind(&sockets, fd, &given),
         Kind::Inside { family, kind } => {
             if address::family(&given)? != family {
                 return Err(Errno::AFNOSUPPORT);
@@ -293,7 +299,7 @@ fn listen(task: &mut Task, [fd, ..]: Args) -> SysResult {
         } => Some(family),
         Kind::Unix { kind } if kind != libc::SOCK_DGRAM => None,
         Kind::Call { .. } | Kind::Outside { .. } => return Err(Errno::INVAL),
-        Kind::Inside { .. } | Kind::Unix { .. } => return Err(Errno::OPNOTSUPP),
+        Kind::Inside { .. } | Kind::Unix { .. } | Kind::Netlink => return Err(Errno::OPNOTSUPP),
     };
     if let Some(family) = inside
         && host::local(fd)?.len() <= 2
@@ -333,6 +339,7 @@ fn accept4(task: &mut Task, [fd, at, length, flags, ..]: Args) -> SysResult {
     let stream = match kind {
         Kind::Inside { kind, .. } | Kind::Unix { kind } => kind != libc::SOCK_DGRAM,
         Kind::Call { .. } | Kind::Outside { .. } => true,
+        Kind::Netlink => false,
     };
     if !stream {
         return Err(Errno::OPNOTSUPP);
@@ -420,6 +427,8 @@ fn connect(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
     match kind {
         Kind::Call { .. } => Err(Errno::ISCONN),
         Kind::Outside { .. } => outside::connect_again(fd),
+        Kind::Netlink if wanted == libc::AF_UNSPEC => Ok(0),
+        Kind::Netlink => interfaces::check_destination(&given).map(|()| 0),
         Kind::Inside {
             kind: libc::SOCK_DGRAM,
             ..
@@ -530,6 +539,7 @@ fn getsockname(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
         Kind::Inside { family, .. } => address::inet_bytes(family, sockets.local(fd, family)),
         Kind::Outside { family } => outside::shown(family, &host::local(fd)?)?,
         Kind::Unix { .. } => address::unix_bytes(&sockets.unix_name(&host::local(fd)?)),
+        Kind::Netlink => netlink::address_bytes(interfaces::port(fd)?),
     };
     drop(sockets);
     address::write(&bytes, at, length)?;
@@ -549,6 +559,7 @@ fn getpeername(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
         Kind::Inside { family, .. } => address::inet_bytes(family, Sockets::peer(fd)?),
         Kind::Outside { family } => outside::shown(family, &host::peer(fd)?)?,
         Kind::Unix { .. } => address::unix_bytes(&sockets.unix_name(&host::peer(fd)?)),
+        Kind::Netlink => netlink::address_bytes(0),
     };
     drop(sockets);
     address::write(&bytes, at, length)?;
@@ -558,10 +569,12 @@ fn getpeername(task: &mut Task, [fd, at, length, ..]: Args) -> SysResult {
 /// Implements shutdown(2).
 fn shutdown(task: &mut Task, [fd, how, ..]: Args) -> SysResult {
     let fd = guest_fd(int(fd))?;
-    if let Kind::Inside { .. } = task.process.lock_sockets().kind(fd)?
-        && !host::is_listening(fd)
-    {
-        host::peer(fd)?;
+    match task.process.lock_sockets().kind(fd)? {
+        Kind::Inside { .. } if !host::is_listening(fd) => {
+            host::peer(fd)?;
+        }
+        Kind::Netlink => return Err(Errno::OPNOTSUPP),
+        _ => {}
     }
     task.plain(libc::SYS_shutdown, [number(fd), how, 0, 0, 0, 0])
 }

@@ -4,7 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <linux/vm_sockets.h>
+#include <net/if.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <signal.h>
@@ -12,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -53,6 +57,28 @@ static void *wait_forever(void *nothing) {
     return nothing;
 }
 
+// Asks rtnetlink, and says which message answers, of which interface and with which attributes, or with which error.
+static void ask(int fd, const char *what, int type, int flags) {
+    struct {
+        struct nlmsghdr head;
+        struct ifinfomsg link;
+    } asked = {.head = {.nlmsg_len = sizeof asked, .nlmsg_type = type, .nlmsg_flags = NLM_F_REQUEST | flags}, .link = {.ifi_index = 2}};
+    static char room[1 << 16] __attribute__((aligned(8)));
+    SAY("%s %d:", what, type);
+    long count = send(fd, &asked, sizeof asked, 0) < 0 ? -1 : recv(fd, room, sizeof room, 0);
+    for (struct nlmsghdr *at = (void *)room; count > 0 && NLMSG_OK(at, count); at = NLMSG_NEXT(at, count)) {
+        SAY(" %d", at->nlmsg_type);
+        if (at->nlmsg_type == NLMSG_ERROR) SAY("=%d", ((struct nlmsgerr *)NLMSG_DATA(at))->error);
+        if (at->nlmsg_type == RTM_NEWLINK) SAY("=%d", ((struct ifinfomsg *)NLMSG_DATA(at))->ifi_index);
+        if (at->nlmsg_type == RTM_NEWADDR) {
+            struct ifaddrmsg *head = NLMSG_DATA(at);
+            char shown[INET6_ADDRSTRLEN];
+            SAY("=%d,%s/%d", head->ifa_index, inet_ntop(head->ifa_family, RTA_DATA(IFA_RTA(head)), shown, sizeof shown), head->ifa_prefixlen);
+        }
+    }
+    SAY("\n");
+}
+
 static void act(const char *path, const char *argument) {
     if (!strcmp(path, "/ok")) {
         SAY("ok");
@@ -89,7 +115,8 @@ static void act(const char *path, const char *argument) {
         TRY(fd < 0 ? -1 : connect(fd, (void *)&metadata, sizeof metadata));
         fd = socket(AF_INET, SOCK_DGRAM, 0);
         TRY(fd < 0 ? -1 : sendto(fd, "x", 1, 0, (void *)&metadata, sizeof metadata));
-        TRY(socket(AF_NETLINK, SOCK_RAW, 0));
+        for (int protocol = 0; protocol < 32; protocol++)
+            if (protocol != NETLINK_ROUTE) TRY(socket(AF_NETLINK, SOCK_RAW, protocol));
         TRY(socket(AF_VSOCK, SOCK_STREAM, 0));
         TRY(socket(AF_PACKET, SOCK_RAW, 0));
         TRY(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP));
@@ -97,6 +124,26 @@ static void act(const char *path, const char *argument) {
         int size = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "%s", argument);
         fd = socket(AF_UNIX, SOCK_STREAM, 0);
         TRY(connect(fd, (void *)&name, offsetof(struct sockaddr_un, sun_path) + 1 + size));
+    } else if (!strcmp(path, "/interfaces")) {
+        int fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE), inet = socket(AF_INET, SOCK_DGRAM, 0);
+        for (int type = RTM_BASE; type <= RTM_MAX; type++)
+            if (type % 4 == RTM_GETLINK % 4) ask(fd, "dump", type, NLM_F_DUMP);
+            else ask(fd, "change", type, NLM_F_ACK);
+        ask(fd, "one", RTM_GETLINK, 0);
+        for (int index = 0; index < 4096; index++) {
+            struct ifreq named = {.ifr_ifindex = index};
+            if (!ioctl(inet, SIOCGIFNAME, &named)) SAY("name %d: %s\n", index, named.ifr_name);
+        }
+        SAY("tables\n");
+        const char *files[] = {"dev", "if_inet6", "route", "ipv6_route", "arp", "tcp", "tcp6", "udp", "udp6", "unix"};
+        for (int i = 0; i < 10; i++) {
+            char name[64];
+            snprintf(name, sizeof name, "/proc/net/%s", files[i]);
+            int file = open(name, O_RDONLY);
+            long count = read(file, text + length, 4096);
+            if (file < 0 || count < 0) _exit(8);
+            length += count;
+        }
     } else if (!strcmp(path, "/fork")) {
         int made = 0;
         for (int i = 0; i < 100000; i++) {

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/rtnetlink.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -42,10 +43,22 @@ static int make(const char *path, int flags, const char *content) {
     return fd;
 }
 
-static int appended, nameless, copy, memory, sealed, image, event, pipes[2], inner, outer, locked;
+static int appended, nameless, copy, memory, sealed, image, event, pipes[2], inner, outer, locked, route;
 static char *both, *anonymous, *named, *private;
 
+// Asks for the first interface.
+static void ask(int fd) {
+    struct {
+        struct nlmsghdr head;
+        struct ifinfomsg link;
+    } asked = {{sizeof asked, RTM_GETLINK, NLM_F_REQUEST, 0, 0}, {.ifi_index = 1}};
+    need(write(fd, &asked, sizeof asked) == sizeof asked, "netlink");
+}
+
 static void prepare(void) {
+    struct sockaddr_nl own = {.nl_family = AF_NETLINK, .nl_pid = 0x40001234};
+    route = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+    need(!bind(route, (void *)&own, sizeof own), "bind");
     umask(0);
     need(!mkdir("/tmp/dir", 0755) && !mkdir("/tmp/dir/closed", 0755), "mkdir");
     close(make("/tmp/dir/closed/file", O_WRONLY, "inside"));
@@ -145,6 +158,10 @@ static void look(void) {
     say(" %d\n", fcntl(outer, F_GETFD));
     int again = open("/tmp/locked", O_RDWR);
     say("lock %d\n", flock(again, LOCK_EX | LOCK_NB) ? errno : 0);
+    char told[4096] __attribute__((aligned(8)));
+    ask(route);
+    say("route %d", recv(route, told, sizeof told, MSG_DONTWAIT) > 0 ? ((struct nlmsghdr *)told)->nlmsg_type : -1);
+    say(" %x\n", ((struct nlmsghdr *)told)->nlmsg_pid);
     say("place %s\n", getcwd(buffer, sizeof buffer));
     FILE *maps = fopen("/proc/self/maps", "r");
     char line[512];
@@ -170,6 +187,8 @@ static void refused(const char *mode) {
         raise(SIGUSR1);
     } else if (!strcmp(mode, "socket")) {
         need(socket(AF_UNIX, SOCK_DGRAM, 0) >= 0, mode);
+    } else if (!strcmp(mode, "netlink")) {
+        ask(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
     } else if (!strcmp(mode, "pair")) {
         int ends[2];
         need(!socketpair(AF_UNIX, SOCK_STREAM, 0, ends) && write(ends[0], "x", 1) == 1, mode);

@@ -12,6 +12,7 @@
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -283,6 +284,22 @@ static void cost(void) {
     printf("create %.0f ns\n", ((to.tv_sec - from.tv_sec) * 1e9 + (to.tv_nsec - from.tv_nsec)) / 3000);
 }
 
+// What the file systems say that they hold, before and after a mebibyte was stored.
+static void room(void) {
+    const char *const places[] = {"/tmp", "/var/tmp", "/dev/shm", "/", "/storage"};
+    for (int turn = 0; turn < 2; turn++) {
+        for (int i = 0; i < 5; i++) {
+            struct statfs one, open_one;
+            int place = open(places[i], O_RDONLY);
+            if (statfs(places[i], &one) || fstatfs(place, &open_one) || memcmp(&one, &open_one, sizeof one)) exit(8);
+            close(place);
+            printf("%s %lx %ld %ld %ld %ld\n", places[i], (long)one.f_type, (long)one.f_bsize, (long)one.f_blocks, (long)one.f_bfree,
+                   (long)one.f_bavail);
+        }
+        if (turn == 0 && write(create("/tmp", 0), block, MIB) != MIB) exit(9);
+    }
+}
+
 int main(void) {
     char way[64] = "";
     memset(block, 'x', sizeof block);
@@ -293,6 +310,7 @@ int main(void) {
     else if (!strcmp(way, "again")) again();
     else if (!strcmp(way, "race")) race();
     else if (!strcmp(way, "cost")) cost();
+    else if (!strcmp(way, "room")) room();
     else if (!strncmp(way, "names ", 6)) names(way + 6);
     else if (!strncmp(way, "kept ", 5)) kept(way + 5);
     else grow(way);

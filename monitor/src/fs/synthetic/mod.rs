@@ -7,6 +7,7 @@
 //! getdents64 gives them. A guest can forge such a file; it then reads its own bytes back.
 
 mod dev;
+mod net;
 mod proc;
 mod process;
 mod sys;

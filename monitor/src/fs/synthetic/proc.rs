@@ -27,6 +27,7 @@ const FILES: &[Entry] = &[
     ("meminfo", File(memory)),
     ("modules", Text("")),
     ("mounts", Link("self/mounts")),
+    ("net", Link("self/net")),
     ("partitions", Text("major minor  #blocks  name\n\n")),
     ("stat", File(statistics)),
     ("swaps", Text("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")),

@@ -54,12 +54,13 @@ pub fn look(files: &Files<'_>, names: &[&str], thread: Option<i32>) -> Result<No
                 return Err(Errno::NOTDIR);
             };
             inside.extend(["cwd", "exe", "root"].map(|name| (name.into(), Kind::Link)));
-            inside.extend(["fd", "fdinfo"].map(|name| (name.into(), Kind::Directory)));
+            inside.extend(["fd", "fdinfo", "net"].map(|name| (name.into(), Kind::Directory)));
             if thread.is_none() {
                 inside.insert(b"task".to_vec(), Kind::Directory);
             }
             Ok(Node::Directory(inside))
         }
+        ["net", rest @ ..] => look_in_table(super::net::FILES, rest),
         ["root"] => Ok(Node::Link(b"/".to_vec())),
         ["exe"] => Ok(Node::Link(files.guest.executable())),
         ["cwd"] => Ok(Node::Link(files.current_directory()?)),
