@@ -82,15 +82,17 @@ def test_without_a_rule_there_is_no_network_and_the_log_says_so_once(tmp_path: P
             """
             addresses = ('192.0.2.1', 8000), ('192.0.2.1', 8000), ('2001:db8::1', 8000), ('169.254.169.254', 80)
             result = [connect(address) for address in addresses]
-            for family, kind in (16, 3), (40, 1), (17, 3), (2, 3):
+            # Of netlink there is what tells of `lo`.
+            result.append(socket.if_nameindex())
+            for family, kind, protocol in (16, 3, 15), (40, 1, 0), (17, 3, 0), (2, 3, 0):
                 try:
-                    socket.socket(family, kind).close()
+                    socket.socket(family, kind, protocol).close()
                     result.append('made')
                 except OSError as error:
                     result.append(errno.errorcode[error.errno])
             """,
         )
-        assert found == ["ENETUNREACH"] * 4 + ["EAFNOSUPPORT"] * 3 + ["EPERM"]
+        assert found == ["ENETUNREACH"] * 4 + [[(1, "lo")], "EPROTONOSUPPORT"] + ["EAFNOSUPPORT"] * 2 + ["EPERM"]
         lines = logged(serve)
     assert lines.count("mayfly-monitor: network.allow has no rule for 192.0.2.1:8000 (tcp)") == 1
     assert "mayfly-monitor: network.allow has no rule for [2001:db8::1]:8000 (tcp)" in lines
