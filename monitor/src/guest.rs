@@ -137,7 +137,7 @@ impl GuestInfo for Process {
             .host_tid;
         if host == 0 {
             // It has no thread of the host yet.
-            return Some(program_name(&self.identity().exe));
+            return Some(program_name(&self.identity().named));
         }
         let mut name = std::fs::read(format!("/proc/self/task/{host}/comm")).ok()?;
         name.pop();

@@ -34,6 +34,8 @@ pub struct Identity {
     pub groups: Vec<u32>,
     /// Program as a guest path, for /proc/self/exe.
     pub exe: CString,
+    /// What it was executed as: the name of its main thread, until it gives itself another.
+    pub named: CString,
     pub args: Vec<CString>,
     pub env: Vec<CString>,
     /// The auxiliary vector as it lies on the stack.

@@ -244,7 +244,7 @@ fn go_on(image: Image, inside: Inside) -> Result<Infallible, RunError> {
     let loaded = loader::load(&mut space, &request, &|path| {
         guest::open_program(guest::early(&files), path)
     })?;
-    crate::serve::set_name(&loaded.exe);
+    crate::serve::set_name(&loaded.named);
     let sockets = inside.sockets.take_up();
     let ready = Ready::new(inside.awaits_call.then_some(Contract::Http));
     for fd in sockets.listeners(&files.open_descriptors()) {
@@ -263,6 +263,7 @@ fn go_on(image: Image, inside: Inside) -> Result<Infallible, RunError> {
             gid: inside.gid,
             groups: inside.groups,
             exe: loaded.exe,
+            named: loaded.named,
             args: loaded.args,
             env: image.env,
             auxiliary: loaded.auxiliary,
@@ -325,7 +326,7 @@ fn start(image: Image, launch: Launch, enters_root: bool) -> Result<Infallible, 
     let loaded = loader::load(&mut space, &request, &|path| {
         guest::open_program(guest::early(&files), path)
     })?;
-    crate::serve::set_name(&loaded.exe);
+    crate::serve::set_name(&loaded.named);
     let place = Place::of_user(launch.socket_secret).map_err(RunError::Sockets)?;
     let process = Arc::new(Process::new(Parts {
         device,
@@ -340,6 +341,7 @@ fn start(image: Image, launch: Launch, enters_root: bool) -> Result<Infallible, 
             gid,
             groups: Vec::new(),
             exe: loaded.exe.clone(),
+            named: loaded.named.clone(),
             args: loaded.args.clone(),
             env,
             auxiliary: loaded.auxiliary,

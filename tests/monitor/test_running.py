@@ -114,6 +114,20 @@ def test_a_program_is_shown_where_it_is_whatever_link_names_it(monitor: Path, tm
         assert outcome([monitor, "run", "--", tmp_path / name, "/proc/self/exe"]) == (0, b"/usr/bin/readlink\n", b"")
 
 
+def test_a_process_is_named_after_what_was_executed(monitor: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/usr/bin/cat")
+    script = tmp_path / "script.sh"
+    script.write_text("#!/bin/sh\nread name < /proc/self/comm; echo $name\n")
+    script.chmod(0o755)
+    commands: list[list[str | Path]] = [
+        [tmp_path / "link", "/proc/self/comm"],
+        [script],
+        ["/bin/sh", "-c", f"{tmp_path}/link /proc/self/comm; {script}"],
+    ]
+    for command in commands:
+        assert outcome([monitor, "run", "--", *command]) == outcome(command)
+
+
 @pytest.mark.parametrize("entry", [0, 0x7000_0000_0000, 1 << 63, (1 << 64) - 1])
 @pytest.mark.parametrize("kind", ["-static", "-static-pie"])
 def test_a_program_that_begins_nowhere_dies_as_natively(monitor: Path, tmp_path: Path, entry: int, kind: str) -> None:

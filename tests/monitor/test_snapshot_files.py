@@ -81,7 +81,7 @@ def test_flipped_bits_in_every_region_are_found_and_the_program_is_booted(bundle
     image = len(whole) - image_length
     places = {
         0: "it is no snapshot",
-        8: "version 9",
+        8: "version 10",
         20: "its header is damaged",
         64: "its header is damaged",
         200: "its header is damaged",

@@ -62,6 +62,8 @@ pub struct Loaded {
     pub auxiliary: Vec<u8>,
     /// The absolute path of the file that runs (an interpreter, for a script).
     pub exe: CString,
+    /// The path that was asked for (of the script itself), after which the process is named.
+    pub named: CString,
     pub args: Vec<CString>,
 }
 
@@ -184,6 +186,7 @@ pub fn load(
         stack_pointer,
         auxiliary,
         exe,
+        named: request.path.to_owned(),
         args,
     })
 }

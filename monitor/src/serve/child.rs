@@ -273,7 +273,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
         is_program: true,
         message: error.to_string(),
     })?;
-    set_name(&loaded.exe);
+    set_name(&loaded.named);
     let port = bundle.function.port;
     let mut sockets = Sockets::new(place, Some(port));
     sockets.broker = broker;
@@ -290,6 +290,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
             gid: program.gid,
             groups: program.groups.clone(),
             exe: loaded.exe,
+            named: loaded.named,
             args: loaded.args,
             env,
             auxiliary: loaded.auxiliary,

@@ -317,6 +317,7 @@ fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -
             gid: bundle.program.gid,
             groups: bundle.program.groups.clone(),
             exe: snapshot.exe.clone(),
+            named: snapshot.named.clone(),
             args: snapshot.args.clone(),
             env: snapshot.env.clone(),
             auxiliary: snapshot.auxiliary.clone(),
@@ -346,7 +347,7 @@ fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -
             rehearsed,
         })),
     };
-    child::set_name(&snapshot.exe);
+    child::set_name(&snapshot.named);
     Ok((process, remaining, streams.pipes, laid))
 }
 

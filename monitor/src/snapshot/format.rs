@@ -18,7 +18,7 @@ use crate::vm::layout::{LOW_END, PAGE, WINDOW};
 
 pub const MAGIC: [u8; 8] = *b"MAYFLYSN";
 /// Raised whenever something else is to be understood by the same bytes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of the image under one digest.
 pub const CHUNK: u64 = 1 << 20;

@@ -223,9 +223,10 @@ fn begin(task: &mut Task, program: Program) -> Result<(), String> {
     crate::clock::begin(&mut vcpu);
     host::attach(vcpu.run_page());
     task.vcpu = vcpu;
-    crate::serve::set_name(&loaded.exe);
+    crate::serve::set_name(&loaded.named);
     process.set_identity(Identity {
         exe: loaded.exe,
+        named: loaded.named,
         args: loaded.args,
         env: program.env,
         auxiliary: loaded.auxiliary,
