@@ -21,14 +21,12 @@ from bundles.digests import Digest
 from bundles.errors import BlobMissing, BundlesError, RevisionError
 from bundles.references import Reference
 from bundles.revisions import Bundle
-from faas_downloader.connecting import Pace
-from faas_downloader.copying import LocalSource
 from faas_downloader.errors import DownloadError, Interrupted, Unavailable
 from faas_downloader.publishing import Publisher, deployment_of
-from faas_downloader.pulling import Registries, RegistrySource
 from faas_downloader.reporting import Failure, Reporter, Stage, reason_of
 from faas_downloader.resolving import Source
 from faas_downloader.settings import Settings
+from faas_downloader.sources import registries_of, source_of
 from faas_resources import Image, StoreFailed
 
 T = TypeVar("T")
@@ -64,10 +62,7 @@ class Reconciler:
         self._changed = changed
         self._memories: dict[Key, _Memory] = {}
         self._abandoned = False
-        pace = Pace(settings.connect_timeout, settings.stall_timeout, settings.pull_timeout, settings.minimum_speed)
-        self._registries = Registries(
-            settings.registry_config, settings.trusted_hosts, settings.insecure_registries, settings.registry_ca, pace, settings.image_bytes
-        )
+        self._registries = registries_of(settings)
 
     @property
     def wanted(self) -> set[Digest]:
@@ -121,7 +116,7 @@ class Reconciler:
         if current and reference.pinned and self._publisher.is_published(current, current.spec.image, deployment):
             memory.image = current.spec.image
             return current
-        source = self._source(reference)
+        source = source_of(reference, self._registries)
         try:
             known = memory.top if current and memory.revision == current.spec.revision else None
             if current and known and await self._from(source, source.newest) == known:
@@ -144,9 +139,6 @@ class Reconciler:
         finally:
             if not self._abandoned:  # else its work goes on in a thread that takes no more
                 await self._in_thread(source.close)
-
-    def _source(self, reference: Reference) -> Source:
-        return LocalSource(reference) if reference.kind == "local" else RegistrySource(reference, self._registries)
 
     def _current(self, key: Key) -> Bundle | None:
         try:

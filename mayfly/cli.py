@@ -10,7 +10,7 @@ from bundles.errors import BundlesError
 from faas_resources import NotFound as ResourceNotFound
 from faas_resources import ResourceError
 from mayfly import rendering
-from mayfly.commands import calling, image, node, resources
+from mayfly.commands import calling, image, node, resources, syscalls
 from mayfly.errors import MayflyError, NotFound
 
 _EPILOG = """Exit status: 0 done · 1 refused or failed · 2 wrong usage · 3 this machine cannot run functions · 4 no such thing · 5 no server
@@ -40,6 +40,7 @@ app.command("call")(calling.call)
 app.command("logs")(calling.logs)
 app.command("receipt")(calling.receipt)
 app.add_typer(image.image, name="image")
+app.command("syscalls")(syscalls.used)
 app.command("doctor")(node.examine)
 app.command("version")(node.version)
 

@@ -14,7 +14,7 @@ const USAGE: &str = "\
 mayfly-monitor runs programs in KVM virtual machines without a guest kernel.
 
 Usage:
-  mayfly-monitor run [--rootfs DIR] [--memory BYTES] [--trace] [--] PROGRAM [ARGS…]
+  mayfly-monitor run [--rootfs DIR] [--memory SIZE] [--trace] [--] PROGRAM [ARGS…]
   mayfly-monitor serve --bundle DIR --socket PATH [--pool N] [--instances M] [--ready-timeout MS] [--log-limit BYTES]
                        [--output-limit BYTES] [--scratch DIR] [--snapshot FILE] [--snapshot-age SECONDS] [--cpu-limit SECONDS]
                        [--require LAYER,…] [--device PATH]
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     match dispatch() {
         Ok(code) => code,
         Err(Problem::Usage(error)) => {
-            eprintln!("mayfly-monitor: {error}\n\n{USAGE}");
+            eprintln!("mayfly-monitor: {error}\ntry `mayfly-monitor --help`");
             ExitCode::from(WRONG_USAGE)
         }
         Err(Problem::Run(error)) => {
@@ -96,13 +96,40 @@ fn dispatch() -> Result<ExitCode, Problem> {
             writeln!(io::stdout(), "mayfly-monitor {}", env!("CARGO_PKG_VERSION"))?;
             Ok(ExitCode::SUCCESS)
         }
-        Some(Long("help")) => {
-            io::stdout().write_all(USAGE.as_bytes())?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Some(Long("help")) => help(),
         Some(other) => Err(other.unexpected().into()),
         None => Err(lexopt::Error::from("a command is missing".to_owned()).into()),
     }
+}
+
+/// `--help`, of the program and of each command.
+fn help() -> Result<ExitCode, Problem> {
+    io::stdout().write_all(USAGE.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A number of bytes, as an option has it.
+fn bytes(option: &str, text: &str) -> Result<u64, lexopt::Error> {
+    const UNITS: [(&str, u64); 7] = [
+        ("Ki", 1 << 10),
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("K", 1_000),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("", 1),
+    ];
+    UNITS
+        .iter()
+        .find_map(|(unit, size)| Some((text.strip_suffix(unit)?, size)))
+        .and_then(|(number, size)| number.parse::<u64>().ok()?.checked_mul(*size))
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| {
+            let message = format!(
+                "{option} {text}: not a size; bytes, or a number with K, M, G, Ki, Mi or Gi, as 512Mi"
+            );
+            lexopt::Error::from(message)
+        })
 }
 
 fn run(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
@@ -117,7 +144,7 @@ fn run(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("rootfs") => options.rootfs = Some(PathBuf::from(parser.value()?)),
-            Long("memory") => options.memory = parser.value()?.parse()?,
+            Long("memory") => options.memory = bytes("--memory", &parser.value()?.string()?)?,
             Long("device") => options.device = parser.value()?.string()?,
             Long("trace") => options.trace = true,
             Value(program) => {
@@ -125,6 +152,7 @@ fn run(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
                 options.args = parser.raw_args()?.collect();
                 break;
             }
+            Long("help") => return help(),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -184,6 +212,7 @@ fn serve(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
                 .extend(parser.value()?.string()?.split(',').map(str::to_owned)),
             Long("probe") => options.probe = true,
             Long("snapshot-age") => options.snapshot_age = Some(parser.value()?.parse()?),
+            Long("help") => return help(),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -201,6 +230,7 @@ fn doctor(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
         match argument {
             Long("json") => options.json = true,
             Long("device") => options.device = PathBuf::from(parser.value()?),
+            Long("help") => return help(),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -216,6 +246,7 @@ fn syscalls(mut parser: lexopt::Parser) -> Result<ExitCode, Problem> {
             Long("used-by") => bundle = Some(PathBuf::from(parser.value()?)),
             Long("ready-timeout") => ready_timeout = Some(Duration::from_millis(parser.value()?.parse()?)),
             Long("device") => device = Some(parser.value()?.string()?),
+            Long("help") => return help(),
             other => return Err(other.unexpected().into()),
         }
     }

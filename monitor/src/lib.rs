@@ -40,6 +40,7 @@ mod storage;
 mod sys;
 mod syscalls;
 mod task;
+mod trace;
 mod used_by;
 mod vm;
 mod working_set;

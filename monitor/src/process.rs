@@ -21,6 +21,7 @@ use crate::run::Launch;
 use crate::signals::Actions;
 use crate::storage::Storage;
 use crate::task::TaskState;
+use crate::trace::Tracer;
 use crate::vm::kvm::Device;
 use crate::vm::layout::VCPUS_MAX;
 use crate::vm::vcpu::Vcpu;
@@ -169,7 +170,7 @@ pub struct Process {
     /// Bytes the guest may commit; what it is shown as its memory.
     pub memory_limit: u64,
     /// Prints each call (`run --trace`).
-    pub trace: bool,
+    pub trace: Option<Tracer>,
     /// Whether this is an instance or a boot: its end is told in the ledger.
     pub contained: bool,
     /// Its place among the processes of its instance; `None` for a program run by hand.
@@ -203,7 +204,7 @@ pub struct Parts {
     pub ledger: &'static Ledger,
     pub identity: Identity,
     pub memory_limit: u64,
-    pub trace: bool,
+    pub trace: Option<Tracer>,
     pub contained: bool,
     pub member: Option<Member>,
     pub reseeding: Vec<u64>,

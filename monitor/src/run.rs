@@ -24,6 +24,7 @@ use crate::process::{Identity, Member, Parts, Process};
 use crate::ready::Ready;
 use crate::signals::{Action, Actions, SIG_IGN, host};
 use crate::task::Task;
+use crate::trace::{self, Tracer};
 use crate::vm::kvm::{Device, KvmError};
 use crate::{guest, sys};
 
@@ -48,6 +49,8 @@ pub enum RunError {
     Memory(Errno),
     #[error("the directory for sockets, mayfly-UID below XDG_RUNTIME_DIR or the temporary directory: {0}")]
     Sockets(Errno),
+    #[error("the trace: {0}")]
+    Trace(Errno),
     #[error("{path}: {source}")]
     Root { path: String, source: Errno },
     #[error(transparent)]
@@ -75,7 +78,8 @@ pub struct Launch {
     pub rootfs: Option<Vec<u8>>,
     pub device: String,
     pub memory: u64,
-    pub trace: bool,
+    /// Where calls are told.
+    pub trace: Option<trace::Passed>,
     /// Begins the names of the sockets of all these processes.
     pub socket_secret: u64,
 }
@@ -121,6 +125,8 @@ pub struct Image {
     pub launch: Option<Launch>,
     /// What it needs in an instance.
     pub inside: Option<Inside>,
+    /// The program of the command line, not one that the guest executes.
+    pub first: bool,
     /// A path of the guest.
     pub path: CString,
     pub args: Vec<CString>,
@@ -182,7 +188,10 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
         }),
         device: options.device.clone(),
         memory: options.memory,
-        trace: options.trace,
+        trace: match options.trace {
+            true => Some(Tracer::begin().map_err(RunError::Trace)?),
+            false => None,
+        },
         socket_secret: u64::from_ne_bytes(secret),
     };
     let enters = options.rootfs.is_some();
@@ -191,6 +200,7 @@ pub fn run(options: &Options) -> Result<Infallible, RunError> {
     let image = Image {
         launch: None,
         inside: None,
+        first: true,
         path,
         args,
         env,
@@ -269,7 +279,7 @@ fn go_on(image: Image, inside: Inside) -> Result<Infallible, RunError> {
             auxiliary: loaded.auxiliary,
         },
         memory_limit: inside.memory,
-        trace: false,
+        trace: None,
         contained: true,
         reseeding: Vec::new(),
         member: Some(Member::new(inside.row, inside.ledger)),
@@ -297,7 +307,14 @@ fn inherited_actions() -> Actions {
 }
 
 fn start(image: Image, launch: Launch, enters_root: bool) -> Result<Infallible, RunError> {
-    let Image { path, args, env, .. } = image;
+    let Image {
+        path,
+        args,
+        env,
+        first,
+        ..
+    } = image;
+    let tracer = launch.trace.map(Tracer::take_up);
     let device = Arc::new(Device::open(&launch.device)?);
     let vm = device.create_vm()?;
     let mut space = Space::new(vm, launch.memory).map_err(RunError::Memory)?;
@@ -327,11 +344,20 @@ fn start(image: Image, launch: Launch, enters_root: bool) -> Result<Infallible, 
         guest::open_program(guest::early(&files), path)
     })?;
     crate::serve::set_name(&loaded.named);
+    let actions = inherited_actions();
+    if let Some(tracer) = &tracer {
+        trace::watch_signals(&actions);
+        if first {
+            tracer.first(path.as_bytes(), &loaded.args, env.len());
+        } else {
+            tracer.executed();
+        }
+    }
     let place = Place::of_user(launch.socket_secret).map_err(RunError::Sockets)?;
     let process = Arc::new(Process::new(Parts {
         device,
         space,
-        actions: inherited_actions(),
+        actions,
         files,
         sockets: Sockets::new(place, None),
         ready: Arc::new(Ready::new(None)),
@@ -347,7 +373,7 @@ fn start(image: Image, launch: Launch, enters_root: bool) -> Result<Infallible, 
             auxiliary: loaded.auxiliary,
         },
         memory_limit: launch.memory,
-        trace: launch.trace,
+        trace: tracer,
         contained: false,
         member: None,
         reseeding: Vec::new(),

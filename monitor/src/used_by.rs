@@ -45,6 +45,12 @@ pub struct Options {
 enum UsedByError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    #[error(
+        "{}: not a bundle: that is a directory with function.json, config.json and the unpacked image, as a node has them in \
+         bundles/revisions of its data directory; for a function by its name, or an image, use `mayfly syscalls NAME|IMAGE`",
+        .0.display()
+    )]
+    NotABundle(PathBuf),
     #[error("{what}: {source}")]
     Host { what: String, source: std::io::Error },
     #[error("serve {0}")]
@@ -149,6 +155,9 @@ fn start(options: &Options) -> Result<(Serving, ChildStdout), UsedByError> {
 }
 
 fn find(options: &Options) -> Result<Findings, UsedByError> {
+    if !options.bundle.join("function.json").is_file() {
+        return Err(UsedByError::NotABundle(options.bundle.clone()));
+    }
     let bundle = Bundle::read(&options.bundle)?;
     let end = Instant::now() + options.ready_timeout.min(LONGEST) + CALL + OVERHEAD;
     let (sender, events) = channel();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -146,10 +147,133 @@ def test_no_kvm_says_what_to_do(monitor: Path) -> None:
     assert b"/dev/no-such-kvm" in err
 
 
-def test_the_trace_names_each_call(monitor: Path) -> None:
-    code, _, err = outcome([monitor, "run", "--trace", "busybox", "true"])
-    assert code == 0
-    assert b"exit_group(0x0" in err or b"brk(" in err
+# What `traced` does until it has children, as strace says it; addresses and numbers of processes are masked.
+TRACED = """\
+openat(AT_FDCWD, "words.txt", O_RDWR|O_CREAT|O_CLOEXEC, 0644) = 3
+write(3, "one\\t\\"two\\"\\n and more than are eve"..., 39) = 39
+lseek(3, 0, SEEK_SET) = 0
+read(3, "one\\t\\"two\\"", 9) = 9
+pread64(3, "\\t\\"two\\"\\n and more than are ever s"..., 64, 3) = 36
+fcntl(3, F_GETFL) = 0x8002 (flags O_RDWR|O_LARGEFILE)
+fcntl(3, F_SETFD, FD_CLOEXEC) = 0
+openat(AT_FDCWD, "no/such", O_RDONLY|O_DIRECTORY) = -1 ENOENT (No such file or directory)
+faccessat(3, "words.txt", R_OK|W_OK) = -1 ENOTDIR (Not a directory)
+umask(077) = 022
+mkdirat(AT_FDCWD, "made", 0700) = 0
+unlinkat(AT_FDCWD, "made", AT_REMOVEDIR) = 0
+mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = ADDRESS
+mprotect(ADDRESS, 4096, PROT_NONE) = 0
+madvise(ADDRESS, 4096, MADV_DONTNEED) = 0
+munmap(ADDRESS, 8192) = 0
+writev(3, [{iov_base="ab", iov_len=2}, {iov_base="c\\0001", iov_len=3}], 2) = 5
+pipe2([4, 5], O_NONBLOCK|O_CLOEXEC) = 0
+read(4, ADDRESS, 1) = -1 EAGAIN (Resource temporarily unavailable)
+close(5) = 0
+socket(AF_INET, SOCK_DGRAM|SOCK_CLOEXEC, 0) = 5
+bind(5, {sa_family=AF_INET, sin_port=htons(4321), sin_addr=inet_addr("127.0.0.1")}, 16) = 0
+getsockname(5, {sa_family=AF_INET, sin_port=htons(4321), sin_addr=inet_addr("127.0.0.1")}, ADDRESS) = 0
+socket(AF_UNIX, SOCK_STREAM, 0) = 6
+connect(6, {sa_family=AF_UNIX, sun_path="no/socket"}, 110) = -1 ENOENT (No such file or directory)
+epoll_create1(EPOLL_CLOEXEC) = 7
+epoll_ctl(7, EPOLL_CTL_ADD, 4, {events=EPOLLIN|EPOLLET, data={u32=5, u64=5}}) = 0
+clock_nanosleep(CLOCK_MONOTONIC, 0, {tv_sec=0, tv_nsec=1000}, NULL) = 0
+futex(ADDRESS, FUTEX_WAIT_PRIVATE, 2, {tv_sec=0, tv_nsec=1000}) = -1 EAGAIN (Resource temporarily unavailable)
+futex(ADDRESS, FUTEX_WAKE_PRIVATE, 1) = 0
+rt_sigprocmask(SIG_BLOCK, [USR2], NULL, 8) = 0
+rt_sigaction(SIGUSR1, {sa_handler=ADDRESS, sa_mask=[USR1], sa_flags=SA_RESTORER|SA_RESTART}, ADDRESS, 8) = 0
+getpid() = FIRST
+kill(FIRST, SIGUSR1) = 0
+--- SIGUSR1 {si_signo=SIGUSR1, si_code=SI_USER, si_pid=FIRST, si_uid=USER} ---
+rt_sigreturn() = 0
+rt_sigprocmask(SIG_UNBLOCK, [USR2], NULL, 8) = 0
+io_uring_setup(1, NULL) = -1 EPERM (Operation not permitted)
+close(-1) = -1 EBADF (Bad file descriptor)
+fork() = SECOND
+wait4(SECOND, [{WIFEXITED(s) && WEXITSTATUS(s) == 7}], 0, NULL) = SECOND
+fork() = THIRD
+wait4(THIRD, [{WIFSIGNALED(s) && WTERMSIG(s) == SIGSEGV}], 0, NULL) = THIRD
+fork() = FOURTH
+kill(FOURTH, SIGTERM) = 0
+wait4(FOURTH, [{WIFSIGNALED(s) && WTERMSIG(s) == SIGTERM}], 0, NULL) = FOURTH
+exit_group(3) = ?
++++ exited with 3 +++"""
+OF_SECOND = """\
+execve("/no/program", ["PROGRAM", "again"], ADDRESS /* 1 var */) = -1 ENOENT (No such file or directory)
+execve("PROGRAM", ["PROGRAM", "again"], ADDRESS /* 1 var */) = 0
+exit_group(7) = ?
++++ exited with 7 +++"""
+OF_THIRD = """\
+--- SIGSEGV {si_signo=SIGSEGV, si_code=SEGV_MAPERR, si_addr=0x10} ---
++++ killed by SIGSEGV +++"""
+OF_FOURTH = """\
+--- SIGTERM {si_signo=SIGTERM, si_code=SI_USER, si_pid=FIRST, si_uid=USER} ---
++++ killed by SIGTERM +++"""
+
+
+def traces(text: str, first: str) -> dict[str, list[str]]:
+    """The lines of each process, those that were interrupted made whole."""
+    found: dict[str, list[str]] = {}
+    begun: dict[str, str] = {}
+    for line in text.splitlines():
+        named = re.fullmatch(r"\[pid (\d+)\] (.*)", line)
+        pid, said = (named[1], named[2]) if named else (first, line)
+        if said.endswith(" <unfinished ...>"):
+            begun[pid] = said.removesuffix(" <unfinished ...>")
+            continue
+        if resumed := re.fullmatch(r"<\.\.\. (\w+) resumed>(.*)", said):
+            assert begun[pid].startswith(f"{resumed[1]}("), line
+            said = begun.pop(pid) + resumed[2]
+        found.setdefault(pid, []).append(said)
+    assert not begun
+    return found
+
+
+def test_the_trace_is_as_straces(monitor: Path, program: Callable[..., Path], tmp_path: Path) -> None:
+    path = program("traced")
+    # The guest's own standard error is not where the trace goes.
+    command = f"umask 022; exec {monitor} run --trace -- sh -c 'exec 2>&-; exec {path}'"
+    code, out, err = outcome(["sh", "-c", command], cwd=tmp_path)
+    assert (code, out) == (3, b"")
+    text = err.decode()
+    assert re.match(r'execve\("/\S*sh", \["sh", "-c", .*\], /\* \d+ vars \*/\) = 0\n', text), text[:200]
+    assert 'write(-1, "begin", 5) = -1 EBADF (Bad file descriptor)\n' in text
+    (first,) = re.findall(r"^getpid\(\) = (\d+)$", text.partition('"begin"')[2], re.MULTILINE)
+    lines = traces(text.partition('"begin"')[2].partition("\n")[2], first)
+    children = [line.removeprefix("fork() = ") for line in lines[first] if line.startswith("fork()")]
+    assert len(children) == 3
+    assert set(lines) == {first, *children}
+    names = dict(zip([first, *children], ["FIRST", "SECOND", "THIRD", "FOURTH"], strict=True))
+
+    def told(pid: str) -> list[str]:
+        masked = "\n".join(lines[pid]).replace(str(path), "PROGRAM")
+        masked = re.sub(r"0x(?!10\b|8002\b)[0-9a-f]+", "ADDRESS", masked)
+        masked = re.sub(r"si_uid=\d+", "si_uid=USER", masked)
+        return re.sub(r"\b\d+\b", lambda number: names.get(number[0], number[0]), masked).splitlines()
+
+    assert told(first) == TRACED.splitlines()
+    # Between them lies what the C library does at its start.
+    second = told(children[0])
+    assert second[:2] + second[-2:] == OF_SECOND.splitlines()
+    assert told(children[1]) == OF_THIRD.splitlines()
+    assert [line for line in told(children[2]) if not line.startswith("pause(")] == OF_FOURTH.splitlines()
+
+
+def test_a_call_that_hangs_is_seen(monitor: Path) -> None:
+    command = [str(monitor), "run", "--trace", "busybox", "sleep", "1000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, bufsize=0) as running:
+        assert running.stderr is not None
+        said = b""
+        while b"nanosleep(" not in said:
+            said += running.stderr.read(4096)
+        running.terminate()
+        said += running.stderr.read()
+        while chunk := running.stderr.read():
+            said += chunk
+    assert running.returncode == -signal.SIGTERM
+    last = said.decode().splitlines()[-3:]
+    assert re.search(r"nanosleep\(.*\{tv_sec=1000, tv_nsec=0\}, ", last[0]), last
+    assert last[1].startswith("--- SIGTERM {si_signo=SIGTERM, si_code=SI_USER, "), last
+    assert last[2] == "+++ killed by SIGTERM +++"
 
 
 def test_the_table_is_printed_for_people_and_programs(monitor: Path) -> None:
@@ -177,4 +301,19 @@ def test_wrong_usage_is_status_2(monitor: Path) -> None:
     for words in ([], ["nonsense"], ["run"], ["serve", "--bundle", "x"], ["run", "--wrong"]):
         code, _, err = outcome([monitor, *words])
         assert code == 2
-        assert b"Usage" in err
+        assert b"try `mayfly-monitor --help`" in err
+        assert len(err.splitlines()) == 2
+
+
+def test_each_command_has_help(monitor: Path) -> None:
+    for words in (["--help"], ["run", "--help"], ["serve", "--help"], ["syscalls", "--help"], ["doctor", "--help"]):
+        code, out, _ = outcome([monitor, *words])
+        assert (code, b"Usage" in out) == (0, True)
+
+
+def test_memory_is_a_size(monitor: Path) -> None:
+    code, out, _ = outcome([monitor, "run", "--memory", "64Mi", "busybox", "echo", "hi"])
+    assert (code, out) == (0, b"hi\n")
+    for size in ("64X", "", "-1", "0", "99999999999G"):
+        code, _, err = outcome([monitor, "run", "--memory", size, "true"])
+        assert (code, b"--memory" in err) == (2, True), size

@@ -6,7 +6,7 @@
 mod calls;
 mod hostile;
 mod input;
-mod signatures;
+pub mod signatures;
 
 use std::cell::RefCell;
 use std::ffi::CString;

@@ -296,7 +296,7 @@ pub fn load(world: World, setup: &Setup) -> Result<(Arc<Process>, Task, Remainin
             auxiliary: loaded.auxiliary,
         },
         memory_limit: bundle.function.memory_bytes,
-        trace: false,
+        trace: None,
         contained: true,
         member: Some(Member::new(0, setup.memory)),
         reseeding: Vec::new(),

@@ -323,7 +323,7 @@ fn restore(world: World, setup: &Setup, snapshot: &Snapshot, streams: Streams) -
             auxiliary: snapshot.auxiliary.clone(),
         },
         memory_limit: bundle.function.memory_bytes,
-        trace: false,
+        trace: None,
         contained: true,
         member: Some(Member::new(0, setup.memory)),
         reseeding: snapshot.reseeding.clone(),

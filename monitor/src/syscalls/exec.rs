@@ -83,6 +83,7 @@ fn execute_monitor(task: &Task, mut program: Program) -> SysResult {
     let image = Image {
         launch: task.process.launch.clone(),
         inside,
+        first: false,
         path: program.path,
         args: program.args,
         env: program.env,

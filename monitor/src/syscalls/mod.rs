@@ -34,7 +34,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::errno::{Errno, SysResult};
-use crate::task::Task;
+use crate::task::{Flow, Task};
 use crate::vm::vcpu::Registers;
 
 /// `syscall`.
@@ -145,13 +145,17 @@ pub fn find(number: u64) -> Option<&'static Entry> {
     table().get(usize::try_from(number).ok()?)?.as_ref()
 }
 
+/// Where a number stands in `names::NAMES`.
+pub fn place(number: u64) -> Option<usize> {
+    let number = u32::try_from(number).ok()?;
+    names::NAMES
+        .binary_search_by_key(&number, |(known, _)| *known)
+        .ok()
+}
+
 /// The name of a number, also of calls that are not in the table.
 pub fn name(number: u64) -> Option<&'static str> {
-    let number = u32::try_from(number).ok()?;
-    let at = names::NAMES
-        .binary_search_by_key(&number, |(known, _)| *known)
-        .ok()?;
-    Some(names::NAMES[at].1)
+    place(number).map(|at| names::NAMES[at].1)
 }
 
 /// Calls by name with their results, for an explanation: `read=5 write=-32`; `futex=?` has not returned.
@@ -172,7 +176,11 @@ pub fn dispatch(task: &mut Task, number: u64) -> SysResult {
     let ledger = task.process.ledger;
     let known = u32::try_from(number).unwrap_or(u32::MAX);
     let place = ledger.called(known);
-    let result = answer(task, number);
+    let result = if task.process.trace.is_some() {
+        traced(task, number)
+    } else {
+        answer(task, number)
+    };
     if let Err(Errno::NOSYS | Errno::PERM) = result {
         ledger.denied(known);
     }
@@ -193,19 +201,23 @@ fn answer(task: &mut Task, number: u64) -> SysResult {
         report_unknown(number);
         return Err(Errno::NOSYS);
     };
-    if !task.process.trace {
-        return (entry.handler)(task, args);
-    }
-    let tid = task.tid;
-    let call = name(number).unwrap_or("?");
-    let result = (entry.handler)(task, args);
-    let [a, b, c, d, e, f] = args;
-    let shown = match &result {
-        Ok(value) => format!("{value:#x}"),
-        Err(Errno::RESTART) => "(again)".to_owned(),
-        Err(errno) => format!("-{} ({errno})", errno.0),
+    (entry.handler)(task, args)
+}
+
+/// The same, told before and after.
+fn traced(task: &mut Task, number: u64) -> SysResult {
+    let r = task.registers;
+    let args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
+    let process = task.process.clone();
+    let Some(tracer) = &process.trace else {
+        return answer(task, number);
     };
-    eprintln!("[{tid}] {call}({a:#x}, {b:#x}, {c:#x}, {d:#x}, {e:#x}, {f:#x}) = {shown}");
+    tracer.enter(task.tid, number, args);
+    let result = answer(task, number);
+    // The child of a fork comes back from its parent's call, which tells it.
+    if task.flow != Flow::Fresh {
+        tracer.leave(task.tid, number, args, &result);
+    }
     result
 }
 

@@ -131,12 +131,17 @@ fn rt_sigaction(task: &mut Task, [signal, new, old, size, ..]: Args) -> SysResul
     if action.is_some() && fixed {
         return Err(Errno::INVAL);
     }
+    let traced = task.process.trace.is_some();
     let change = |actions: &mut Actions| {
         let before = actions[signal];
         if let Some(mut action) = action {
             action.mask &= !UNBLOCKABLE;
             actions[signal] = action;
-            mirror_action(signal, action)?;
+            if traced && action.handler == SIG_DFL && crate::trace::is_fatal(signal) {
+                host::install(signal, 0)?;
+            } else {
+                mirror_action(signal, action)?;
+            }
         }
         Ok::<_, Errno>(before)
     };

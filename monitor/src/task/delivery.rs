@@ -4,7 +4,7 @@ use super::Task;
 use crate::control::Cause;
 use crate::signals::frame::{self, Trap};
 use crate::signals::{self, host};
-use crate::{sys, syscalls};
+use crate::{sys, syscalls, trace};
 
 impl Task {
     /// Delivers what waits, as far as the guest has handlers; then the mask is the guest's again.
@@ -15,6 +15,9 @@ impl Task {
             if signal != host::STOP {
                 let index = usize::try_from(signal).unwrap_or(0);
                 let action = self.action(index);
+                if action.handler != signals::SIG_IGN {
+                    self.tell(signal, &info);
+                }
                 if action.handler > signals::SIG_IGN {
                     self.process.lock_timers().rename(&mut info);
                     self.push_frame(action, &info, index, Trap::default());
@@ -32,7 +35,17 @@ impl Task {
         if matches!(signal, libc::SIGSEGV | libc::SIGBUS | host::STOP_SIGNAL) {
             self.die(signal, "sent by the program itself");
         }
+        if self.process.trace.is_some() && trace::is_fatal(usize::try_from(signal).unwrap_or(0)) {
+            // The handler in the host is the monitor's, for this.
+            self.die(signal, "without a handler");
+        }
         sys::signal_thread(sys::thread_id(), signal);
+    }
+
+    fn tell(&self, signal: i32, info: &host::Info) {
+        if let Some(tracer) = &self.process.trace {
+            tracer.signal(self.tid, signal, info);
+        }
     }
 
     pub(super) fn push_frame(
@@ -54,13 +67,15 @@ impl Task {
         let index = usize::try_from(signal).unwrap_or(0);
         let action = self.action(index);
         let blocked = self.mask >> (index - 1) & 1 != 0;
+        let info = frame::fault_info(signal, code, address);
+        self.tell(signal, &info);
         if action.handler <= signals::SIG_IGN || blocked {
             self.die(
                 signal,
                 &format!("at {:#x}, address {address:#x}", self.registers.rip),
             );
         }
-        self.push_frame(action, &frame::fault_info(signal, code, address), index, trap);
+        self.push_frame(action, &info, index, trap);
         host::set_mask(self.mask);
     }
 
@@ -81,8 +96,8 @@ impl Task {
         if !self.shared {
             syscalls::futexes::give_up_all(&self.process);
         }
-        if self.process.trace {
-            eprintln!("mayfly-monitor: the guest died: {message}");
+        if let Some(tracer) = &self.process.trace {
+            tracer.killed(self.tid, signal);
         }
         crate::lifecycle::die_by(signal)
     }
