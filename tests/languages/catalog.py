@@ -111,7 +111,7 @@ def all_programs() -> list[Program]:
             "java_http",
             "Java 17, com.sun.net.httpserver",
             (Debian(("openjdk-17-jre-headless",)), Built("java_http", ("javac", "--release", "17", "-d", "{app}", "Main.java"))),
-            ("/usr/bin/java", "-cp", "/app", "Main"),
+            ("/usr/lib/jvm/java-17-openjdk-amd64/bin/java", "-cp", "/app", "Main"),
             proof={"caught": 200, "overflow": True},
         ),
         Program(
